@@ -1,0 +1,67 @@
+//! Every bound of the system in one place, each with its reason.
+
+use std::time::Duration;
+
+/// Tasks in one segment: indexes fit 16 bits, and an arena (17 bytes a task) stays near 1 MiB.
+pub const SEGMENT_TASKS_MAX: usize = crate::id::SEGMENT_TASKS_MAX;
+/// Encoded descriptors of one segment: what a client holds in memory while it stages.
+pub const SEGMENT_BYTES_MAX: usize = 8 << 20;
+/// Tasks in one descriptor chunk: about 10 KiB, read by the one to four workers that run them.
+pub const CHUNK_TASKS: usize = 128;
+/// Task ids in one parcel: some milliseconds of work at the shortest durations.
+pub const PARCEL_TASKS_MAX: usize = 256;
+/// Bytes of one parcel: descriptors and small inputs ride along only as a cache.
+pub const PARCEL_BYTES_MAX: usize = 64 << 10;
+/// Tasks finished by one commit: keeps the function below 2 ms.
+pub const COMMIT_TASKS_MAX: usize = 256;
+/// Distinct successors touched by one commit, for the same reason.
+pub const COMMIT_SUCCESSORS_MAX: usize = 1_000;
+/// Consumers of one task before a relay tree is put between: bounds a single task's commit.
+pub const FAN_OUT_MAX: usize = 512;
+/// Cross-segment edges registered by one call of `activate`.
+pub const ACTIVATE_EDGES_MAX: usize = 500;
+/// Results up to this size are stored with the commit; larger ones stay with the worker.
+pub const INLINE_RESULT_MAX: usize = 4 << 10;
+/// Arguments above this size become content-addressed blobs.
+pub const INLINE_ARGUMENT_MAX: usize = 64 << 10;
+/// One blob: more belongs in a task that loads it.
+pub const BLOB_BYTES_MAX: usize = 64 << 20;
+/// All blobs of one run.
+pub const RUN_BLOB_BYTES_MAX: usize = 256 << 20;
+/// One result. Larger values belong in files, of which a task returns the path.
+pub const RESULT_BYTES_MAX: u64 = 64 << 30;
+/// Times a result may be recomputed after its holders were lost.
+pub const RECOMPUTE_MAX: u8 = 15;
+/// Tasks that one attempt of a task may submit: one segment.
+pub const SPAWN_TASKS_MAX: usize = SEGMENT_TASKS_MAX;
+/// A task's name: it is a metric label and part of every descriptor.
+pub const TASK_NAME_BYTES_MAX: usize = 128;
+/// Message, source chain and backtrace of an error together.
+pub const ERROR_BYTES_MAX: usize = 16 << 10;
+/// The header of a run: a small string map, not a place for data.
+pub const RUN_HEADER_BYTES_MAX: usize = 16 << 10;
+/// One frame of the data port's control messages.
+pub const HANDOFF_FRAME_BYTES_MAX: usize = 1 << 20;
+/// One piece of a result on the data port, so that a small object never waits behind a large one.
+pub const HANDOFF_CHUNK_BYTES: usize = 256 << 10;
+/// Publishes waiting for the broker's confirm, for one process.
+pub const UNCONFIRMED_MAX: usize = 512;
+
+/// A worker's lease in the store: how long after its last sign of life its work may be taken.
+pub const WORKER_LEASE: Duration = Duration::from_secs(10);
+/// How often a worker renews it.
+pub const WORKER_RENEW: Duration = Duration::from_secs(2);
+/// A task that has run this long takes a lease of its own.
+pub const TASK_LEASE_AFTER: Duration = Duration::from_millis(250);
+/// A delivery held this long is acknowledged: from then on the lease protects its tasks, so no
+/// broker's acknowledgement timeout can hit.
+pub const DELIVERY_HOLD_MAX: Duration = Duration::from_secs(20);
+/// How long an acknowledgement waits for the confirms of the releases it covers. Not longer: under
+/// a broker's memory alarm confirms stop, and only acknowledgements can end the alarm.
+pub const ACK_WAIT_MAX: Duration = Duration::from_millis(250);
+/// An open run whose client has shown no life for this long is closed by its policy.
+pub const CLIENT_LEASE: Duration = Duration::from_secs(60);
+/// How long a finished run's results and state are kept for its client.
+pub const RUN_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// A segment without progress for this long is scanned for lost work.
+pub const RECONCILE_AFTER: Duration = Duration::from_secs(10);
