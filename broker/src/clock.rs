@@ -9,7 +9,7 @@ use crate::id::{Incarnation, RunId};
 /// and due times are judged by the store's clock alone.
 pub fn unix_ms() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -9,8 +9,18 @@
     )
 )]
 
+pub mod args;
+pub mod call;
 pub mod clock;
+pub mod descriptor;
+pub mod graph;
 pub mod handoff;
 pub mod id;
 pub mod limits;
+pub mod locator;
 pub mod queue;
+pub mod registry;
+pub mod task;
+pub mod wire;
+
+pub use inventory;

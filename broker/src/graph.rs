@@ -1,0 +1,33 @@
+//! A captured graph, before it is numbered.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::args::{Arg, BlobDigest};
+use crate::task::TaskClass;
+
+/// One call of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its class, as an index into the graph's classes.
+    pub class: u32,
+    /// The calls whose results it uses, each once, by their place in the graph; all of them lower
+    /// than its own.
+    pub inputs: Vec<u32>,
+    /// Its arguments; `Arg::Input(k)` is the result of `inputs[k]`.
+    pub args: Vec<Arg>,
+}
+
+/// A graph as captured: calls in an order in which every call stands behind its inputs.
+#[derive(Debug, Clone, Default)]
+pub struct Captured {
+    /// What the calls' `class` fields index.
+    pub classes: Vec<TaskClass>,
+    /// The calls.
+    pub nodes: Vec<Node>,
+    /// The calls whose results are asked for, in the order they were asked for.
+    pub outputs: Vec<u32>,
+    /// Large arguments by digest.
+    pub blobs: HashMap<BlobDigest, Bytes>,
+}
