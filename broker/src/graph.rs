@@ -5,23 +5,29 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::args::{Arg, BlobDigest};
+use crate::id::{RunId, TaskId};
 use crate::task::TaskClass;
 
 /// One call of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its class, as an index into the graph's classes.
     pub class: u32,
     /// The calls whose results it uses, each once, by their place in the graph; all of them lower
     /// than its own.
     pub inputs: Vec<u32>,
-    /// Its arguments; `Arg::Input(k)` is the result of `inputs[k]`.
+    /// The tasks already in the run whose results it uses, each once.
+    pub earlier: Vec<TaskId>,
+    /// Its arguments; `Arg::Input(k)` is the result of `inputs[k]`, and from `inputs.len()` on of
+    /// `earlier[k - inputs.len()]`.
     pub args: Vec<Arg>,
 }
 
 /// A graph as captured: calls in an order in which every call stands behind its inputs.
 #[derive(Debug, Clone, Default)]
 pub struct Captured {
+    /// The run that `earlier` inputs belong to; `None` when no call has any.
+    pub run: Option<RunId>,
     /// What the calls' `class` fields index.
     pub classes: Vec<TaskClass>,
     /// The calls.
