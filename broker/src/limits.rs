@@ -46,6 +46,12 @@ pub const HANDOFF_FRAME_BYTES_MAX: usize = 1 << 20;
 pub const HANDOFF_CHUNK_BYTES: usize = 256 << 10;
 /// Publishes waiting for the broker's confirm, for one process.
 pub const UNCONFIRMED_MAX: usize = 512;
+/// One message: a parcel and its envelope.
+pub const MESSAGE_BYTES_MAX: usize = PARCEL_BYTES_MAX + (4 << 10);
+/// Control messages that wait for one consumer. They are hints: the oldest give way.
+pub const CONTROL_BACKLOG_MAX: usize = 1_000;
+/// Dead letters of a namespace: enough to see what goes wrong, the oldest give way.
+pub const DEAD_LETTERS_MAX: usize = 10_000;
 
 /// A worker's lease in the store: how long after its last sign of life its work may be taken.
 pub const WORKER_LEASE: Duration = Duration::from_secs(10);
@@ -65,3 +71,7 @@ pub const CLIENT_LEASE: Duration = Duration::from_secs(60);
 pub const RUN_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 /// A segment without progress for this long is scanned for lost work.
 pub const RECONCILE_AFTER: Duration = Duration::from_secs(10);
+/// Connecting to a server, handshake included: a user waits for it.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a publish waits, first for a connection, then for the broker's confirm.
+pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(10);

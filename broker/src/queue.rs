@@ -1,1 +1,311 @@
-//! The message queue.
+//! The message queue: doorbells for work that the store already knows.
+//!
+//! ```text
+//! queue.rs             Queue, Consumer, Settler: what callers use, and nothing behind it
+//! queue/names.rs       queue names, lanes, routes; what they are called on the broker
+//! queue/delivery.rs    events, deliveries, tags, epochs
+//! queue/error.rs       what can go wrong, and what to do
+//! queue/memory.rs      in memory: the executable specification
+//! queue/amqp.rs        on RabbitMQ, the only place that knows lapin
+//! ```
+//!
+//! Invariants:
+//! - A publish is `Ok` only when the broker has confirmed it *and* had a queue for it.
+//! - A delivery is settled in the session that delivered it, or not at all: its tag carries the
+//!   session's [`Epoch`].
+//! - A message may be lost (a broker that dies), duplicated or reordered. The store is the truth;
+//!   whoever relies on a message alone is wrong.
+
+mod delivery;
+mod error;
+mod memory;
+mod names;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use delivery::{ConsumeOptions, DeadLetter, Delivery, Epoch, Event, Tag};
+pub use error::{ConnectError, PublishError, QueueError};
+pub use memory::{Memory, MemoryBroker};
+pub use names::{BadName, DELAYS, Lane, QueueName, Route};
+
+use crate::limits::MESSAGE_BYTES_MAX;
+
+/// A client of the message queue. Cheap to clone; all clones share their connections.
+#[derive(Debug, Clone)]
+pub enum Queue {
+    /// In memory.
+    Memory(Memory),
+}
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Prefixes everything on the broker; empty for none.
+    pub namespace: String,
+    /// What this process is (`client`, `worker`): names its connections on the broker.
+    pub role: String,
+    /// Whether messages survive a restart of the broker. Off by default: the store rings again.
+    pub persistent: bool,
+    /// How long a publish waits, for a connection and then for the confirm.
+    pub publish_deadline: Duration,
+}
+
+impl Settings {
+    /// The defaults for a namespace and a role.
+    pub fn new(namespace: &str, role: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            role: role.into(),
+            persistent: false,
+            publish_deadline: crate::limits::PUBLISH_DEADLINE,
+        }
+    }
+}
+
+impl Queue {
+    /// A queue in memory, of its own, in the empty namespace.
+    pub fn memory() -> Self {
+        Self::Memory(Memory::default())
+    }
+
+    /// A client of a broker in memory.
+    pub fn on(broker: &MemoryBroker, namespace: &str) -> Result<Self, BadName> {
+        broker.client(namespace).map(Self::Memory)
+    }
+
+    /// Connects to RabbitMQ at `amqp://user:password@host:port/vhost` (or `amqps://`) and declares
+    /// what is shared. Fails within 10 s, saying what to do.
+    pub async fn connect(url: &str, namespace: &str, role: &str) -> Result<Self, ConnectError> {
+        Self::connect_with(url, Settings::new(namespace, role)).await
+    }
+
+    /// [`Queue::connect`] with every setting.
+    pub async fn connect_with(_url: &str, _settings: Settings) -> Result<Self, ConnectError> {
+        Err(ConnectError::BadUrl("RabbitMQ is not supported yet".into()))
+    }
+
+    /// Makes the lanes of these queues, unless they exist. Consuming and publishing do it too.
+    pub async fn declare(&self, queues: &[QueueName]) -> Result<(), QueueError> {
+        match self {
+            Self::Memory(memory) => memory.declare(queues),
+        }
+    }
+
+    /// Publishes one message, and returns when the broker has taken it. A lane that is missing is
+    /// declared again, once.
+    pub async fn publish(&self, route: &Route, body: Bytes) -> Result<(), PublishError> {
+        check_size(&body)?;
+        match self {
+            Self::Memory(memory) => memory.publish(route, body),
+        }
+    }
+
+    /// Publishes many, in order, with a bounded number unconfirmed at a time. The answers are in
+    /// the order of the messages; one that fails does not stop the others.
+    pub async fn publish_all(
+        &self,
+        messages: Vec<(Route, Bytes)>,
+    ) -> Vec<Result<(), PublishError>> {
+        match self {
+            Self::Memory(memory) => messages
+                .into_iter()
+                .map(|(route, body)| check_size(&body).and_then(|()| memory.publish(&route, body)))
+                .collect(),
+        }
+    }
+
+    /// Publishes a message that arrives later: after the longest of [`DELAYS`] that does not exceed
+    /// `delay`, or the shortest there is. Good for a reminder, not for keeping time.
+    pub async fn publish_delayed(
+        &self,
+        route: &Route,
+        body: Bytes,
+        delay: Duration,
+    ) -> Result<(), PublishError> {
+        check_size(&body)?;
+        match self {
+            Self::Memory(memory) => memory.publish_delayed(route, body, delay),
+        }
+    }
+
+    /// Sends a control message to every consumer of the namespace. A hint: none may be there.
+    pub async fn broadcast(&self, body: Bytes) -> Result<(), PublishError> {
+        check_size(&body)?;
+        match self {
+            Self::Memory(memory) => memory.broadcast(&body),
+        }
+    }
+
+    /// Keeps a message that cannot be used, with the reason, for a person to look at. The oldest
+    /// go when there are too many.
+    pub async fn dead_letter(&self, body: Bytes, reason: &str) -> Result<(), PublishError> {
+        check_size(&body)?;
+        match self {
+            Self::Memory(memory) => memory.dead_letter(body, reason),
+        }
+    }
+
+    /// Reads up to `max` dead letters, the oldest first, and leaves them where they are.
+    pub async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.dead_letters(max)),
+        }
+    }
+
+    /// Subscribes. Returns at once: the consumer connects, and reconnects, by itself, and says so
+    /// by [`Event`]s.
+    pub fn consume(&self, options: ConsumeOptions) -> Consumer {
+        match self {
+            Self::Memory(memory) => Consumer(ConsumerKind::Memory(memory.consume(&options))),
+        }
+    }
+
+    /// Messages of a lane that no consumer holds.
+    pub async fn depth(&self, route: &Route) -> Result<u32, QueueError> {
+        match self {
+            Self::Memory(memory) => memory.depth(route),
+        }
+    }
+
+    /// Removes every waiting message of these queues, the delayed and the dead ones too.
+    pub async fn purge_all(&self, queues: &[QueueName]) -> Result<(), QueueError> {
+        match self {
+            Self::Memory(memory) => memory.purge_all(queues),
+        }
+        Ok(())
+    }
+
+    /// Deletes everything of these queues, and the dead letters. A consumer that is still there
+    /// declares its queues anew.
+    pub async fn delete_all(&self, queues: &[QueueName]) -> Result<(), QueueError> {
+        match self {
+            Self::Memory(memory) => memory.delete_all(queues),
+        }
+        Ok(())
+    }
+
+    /// Whether the broker takes no messages for lack of memory or disk.
+    pub fn is_blocked(&self) -> bool {
+        match self {
+            Self::Memory(memory) => memory.blocked().borrow().is_some(),
+        }
+    }
+
+    /// Returns once the broker takes messages (again). Puts no bound on the wait: under an alarm
+    /// there is none.
+    pub async fn unblocked(&self) {
+        let mut blocked = match self {
+            Self::Memory(memory) => memory.blocked(),
+        };
+        // An error means that the last sender is gone, and with it what could block.
+        let _ = blocked.wait_for(Option::is_none).await;
+    }
+
+    /// Closes the connections in order. What is unsettled goes to other consumers; further calls
+    /// fail.
+    pub async fn close(&self) {
+        match self {
+            Self::Memory(_) => {}
+        }
+    }
+}
+
+fn check_size(body: &Bytes) -> Result<(), PublishError> {
+    if body.len() > MESSAGE_BYTES_MAX {
+        return Err(PublishError::TooLarge { bytes: body.len(), limit: MESSAGE_BYTES_MAX });
+    }
+    Ok(())
+}
+
+/// Receives deliveries. Dropping it ends the subscription: what is unsettled goes to other
+/// consumers, marked as redelivered.
+pub struct Consumer(ConsumerKind);
+
+enum ConsumerKind {
+    Memory(memory::MemoryConsumer),
+}
+
+impl Consumer {
+    /// The next event; waits for ever if need be. `None` once [`Settler::stop`] has taken effect
+    /// and everything that had arrived was handed out. Can be cancelled without losing an event.
+    pub async fn next(&mut self) -> Option<Event> {
+        match &mut self.0 {
+            ConsumerKind::Memory(memory) => memory.next().await,
+        }
+    }
+
+    /// The handle that settles this consumer's deliveries and steers it, from any task.
+    pub fn settler(&self) -> Settler {
+        Settler(match &self.0 {
+            ConsumerKind::Memory(memory) => SettlerKind::Memory(memory.settler()),
+        })
+    }
+
+    /// Ends the subscription, and returns when the broker knows.
+    pub async fn close(self) {
+        match self.0 {
+            ConsumerKind::Memory(memory) => drop(memory),
+        }
+    }
+}
+
+/// Settles a consumer's deliveries and steers it. Cheap to clone. Once the consumer is gone,
+/// nothing can be settled any more.
+#[derive(Clone)]
+pub struct Settler(SettlerKind);
+
+#[derive(Clone)]
+enum SettlerKind {
+    Memory(memory::MemorySettler),
+}
+
+impl Settler {
+    /// Acknowledges a delivery: the broker forgets it. False if its session is over or it was
+    /// settled before; in the first case it will be delivered again.
+    pub async fn ack(&self, tag: Tag) -> bool {
+        match &self.0 {
+            SettlerKind::Memory(memory) => memory.ack(tag),
+        }
+    }
+
+    /// Acknowledges several, and says how many of them [`Settler::ack`] would have.
+    pub async fn ack_many(&self, tags: &[Tag]) -> usize {
+        match &self.0 {
+            SettlerKind::Memory(memory) => memory.ack_many(tags),
+        }
+    }
+
+    /// Gives a delivery back: it returns to its place in the lane, marked as redelivered. False as
+    /// for [`Settler::ack`].
+    pub async fn give_back(&self, tag: Tag) -> bool {
+        match &self.0 {
+            SettlerKind::Memory(memory) => memory.give_back(tag),
+        }
+    }
+
+    /// Stops taking from the `lo` lanes; returns when the broker sends no more. What had arrived
+    /// is still handed out. Holds across sessions.
+    pub async fn pause_lo(&self) {
+        match &self.0 {
+            SettlerKind::Memory(memory) => memory.pause_lo(true),
+        }
+    }
+
+    /// Ends [`Settler::pause_lo`].
+    pub async fn resume_lo(&self) {
+        match &self.0 {
+            SettlerKind::Memory(memory) => memory.pause_lo(false),
+        }
+    }
+
+    /// Stops taking anything, for good; returns when the broker sends no more. What had arrived is
+    /// still handed out, then [`Consumer::next`] is `None`; settling works until the consumer is
+    /// dropped.
+    pub async fn stop(&self) {
+        match &self.0 {
+            SettlerKind::Memory(memory) => memory.stop(),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The message queue in memory: the executable specification, the embedded mode and the simulator.
+//!
+//! Everything happens under one lock, at once and in order; only [`Memory::publish_delayed`] waits,
+//! on tokio's clock, so a paused clock moves it. A [`MemoryBroker`] is the server: clients of the
+//! same one, in the same namespace, see the same queues. Its other methods are the faults a real
+//! broker has, to be caused on purpose.
+
+mod broker;
+mod consumer;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::delivery::{ConsumeOptions, DeadLetter};
+use super::error::{PublishError, QueueError};
+use super::names::{BadName, Names, QueueName, Route, delay_class};
+use broker::State;
+pub(super) use consumer::{MemoryConsumer, MemorySettler};
+
+/// A broker in memory, shared by cloning.
+#[derive(Clone)]
+pub struct MemoryBroker {
+    state: Arc<Mutex<State>>,
+    /// Why publishing is blocked, if it is. Apart from the state, so that it can be waited for.
+    blocked: Arc<watch::Sender<Option<String>>>,
+}
+
+impl Default for MemoryBroker {
+    fn default() -> Self {
+        Self { state: Arc::default(), blocked: Arc::new(watch::Sender::new(None)) }
+    }
+}
+
+impl fmt::Debug for MemoryBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryBroker")
+    }
+}
+
+impl MemoryBroker {
+    /// An empty broker.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A client of this broker in a namespace (the empty one is a namespace too).
+    pub fn client(&self, namespace: &str) -> Result<Memory, BadName> {
+        Ok(Memory { broker: self.clone(), names: Names::new(namespace)? })
+    }
+
+    /// Raises (or with `None` ends) an alarm: publishing is refused, everything else goes on.
+    pub fn block(&self, reason: Option<&str>) {
+        self.blocked.send_replace(reason.map(Into::into));
+    }
+
+    /// Ends every consumer's session and begins the next, as a restart that keeps all messages.
+    pub fn drop_sessions(&self) {
+        self.lock().drop_sessions("the session was dropped");
+    }
+
+    /// Loses every queue and message, as a broker that comes back with an empty disk. Consumers
+    /// lose their sessions and declare anew.
+    pub fn wipe(&self) {
+        self.lock().wipe();
+    }
+
+    /// While set, nothing can be declared, as for a user without that permission: publishing to a
+    /// queue that is not there stays unroutable.
+    pub fn freeze_topology(&self, frozen: bool) {
+        self.lock().frozen = frozen;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds this lock; were it to, the state would still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client of a [`MemoryBroker`]. The semantics of each method are those of
+/// [`Queue`](super::Queue).
+#[derive(Debug, Clone)]
+pub struct Memory {
+    broker: MemoryBroker,
+    names: Names,
+}
+
+impl Default for Memory {
+    /// A client of a broker of its own, in the empty namespace.
+    fn default() -> Self {
+        Self { broker: MemoryBroker::new(), names: Names::default() }
+    }
+}
+
+impl Memory {
+    /// The broker behind it, to cause faults on.
+    pub fn broker(&self) -> &MemoryBroker {
+        &self.broker
+    }
+
+    pub(super) fn declare(&self, queues: &[QueueName]) -> Result<(), QueueError> {
+        let mut state = self.broker.lock();
+        for route in queues.iter().flat_map(Route::both) {
+            if !state.declare(&self.names.lane(&route)) {
+                return Err(QueueError::Refused("the topology is frozen".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_if_blocked(&self) -> Result<(), PublishError> {
+        match self.broker.blocked.borrow().clone() {
+            Some(reason) => Err(PublishError::Blocked { reason, sent: false }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn publish(&self, route: &Route, body: Bytes) -> Result<(), PublishError> {
+        self.refuse_if_blocked()?;
+        let queue = self.names.lane(route);
+        let mut state = self.broker.lock();
+        if !state.declare(&queue) {
+            return Err(PublishError::Unroutable(route.clone()));
+        }
+        state.enqueue(&queue, body);
+        Ok(())
+    }
+
+    pub(super) fn publish_delayed(
+        &self,
+        route: &Route,
+        body: Bytes,
+        delay: Duration,
+    ) -> Result<(), PublishError> {
+        self.refuse_if_blocked()?;
+        let queue = self.names.lane(route);
+        let generation = {
+            let mut state = self.broker.lock();
+            if !state.declare(&queue) {
+                return Err(PublishError::Unroutable(route.clone()));
+            }
+            state.generation(&queue)
+        };
+        let state = Arc::downgrade(&self.broker.state);
+        let due = tokio::time::Instant::now() + delay_class(delay);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(due).await;
+            let Some(state) = state.upgrade() else { return };
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            // A queue purged or deleted meanwhile took what it was to receive along.
+            if generation.is_some() && state.generation(&queue) == generation {
+                state.enqueue(&queue, body);
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) fn broadcast(&self, body: &Bytes) -> Result<(), PublishError> {
+        self.refuse_if_blocked()?;
+        self.broker.lock().broadcast(&self.names, body);
+        Ok(())
+    }
+
+    pub(super) fn dead_letter(&self, body: Bytes, reason: &str) -> Result<(), PublishError> {
+        self.refuse_if_blocked()?;
+        self.broker.lock().bury(&self.names, DeadLetter { body, reason: reason.into() });
+        Ok(())
+    }
+
+    pub(super) fn dead_letters(&self, max: usize) -> Vec<DeadLetter> {
+        self.broker.lock().dead_letters(&self.names, max)
+    }
+
+    pub(super) fn consume(&self, options: &ConsumeOptions) -> MemoryConsumer {
+        MemoryConsumer::subscribe(&self.broker, &self.names, options)
+    }
+
+    pub(super) fn depth(&self, route: &Route) -> Result<u32, QueueError> {
+        let depth = self.broker.lock().depth(&self.names.lane(route));
+        depth.ok_or_else(|| QueueError::NoSuchQueue(route.clone()))
+    }
+
+    pub(super) fn purge_all(&self, queues: &[QueueName]) {
+        let mut state = self.broker.lock();
+        for route in queues.iter().flat_map(Route::both) {
+            state.purge(&self.names.lane(&route));
+        }
+        state.forget_dead(&self.names);
+    }
+
+    pub(super) fn delete_all(&self, queues: &[QueueName]) {
+        let lanes = queues.iter().flat_map(Route::both).map(|route| self.names.lane(&route));
+        let mut state = self.broker.lock();
+        state.delete(&lanes.collect::<Vec<_>>());
+        state.forget_dead(&self.names);
+    }
+
+    pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
+        self.broker.blocked.subscribe()
+    }
+}
