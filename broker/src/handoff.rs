@@ -1,1 +1,24 @@
-//! The data port.
+//! The data port: results handed directly from worker to worker, and to clients.
+//!
+//! - [`frame`]: the messages and their bytes; pure, decoding never panics nor allocates beyond a bound
+//! - [`auth`]: the handshake, which proves the cluster secret both ways and names the incarnation
+//! - [`wire`]: frames over a stream, with deadlines that measure progress
+//! - [`link`]: one connection to one peer, shared by all who fetch from it
+//! - [`fetch`]: the [`Fetcher`]: links by peer, batches, the receive budget
+//! - [`budget`]: how many bytes may be on their way at once
+//!
+//! The serving half is the worker's. After the handshake the bytes travel in the clear: what is
+//! fetched is checked against the digest that the store holds, so it cannot be forged, but it can
+//! be read by whoever can read the network.
+
+pub mod auth;
+pub mod budget;
+pub mod fetch;
+pub mod frame;
+mod link;
+pub mod wire;
+
+pub use auth::{ClusterSecret, EmptySecret, HandoffKey};
+pub use budget::Budget;
+pub use fetch::{FetchError, Fetcher, Peer, Pushed, Want};
+pub use frame::{Digest, Frame};

@@ -44,6 +44,16 @@ pub const RUN_HEADER_BYTES_MAX: usize = 16 << 10;
 pub const HANDOFF_FRAME_BYTES_MAX: usize = 1 << 20;
 /// One piece of a result on the data port, so that a small object never waits behind a large one.
 pub const HANDOFF_CHUNK_BYTES: usize = 256 << 10;
+/// Keys in one request on the data port: a frame of 135 kB.
+pub const HANDOFF_KEYS_MAX: usize = 4 << 10;
+/// Requests in flight on one connection of the data port.
+pub const HANDOFF_REQUESTS_MAX: usize = 8;
+/// How many of them may be for more than a chunk, so that a small one always finds a place.
+pub const HANDOFF_LARGE_REQUESTS_MAX: usize = 6;
+/// Connections that a data port serves at once. Peers beyond them are told to come again.
+pub const HANDOFF_CONNECTIONS_MAX: usize = 256;
+/// Connections of a data port that have not finished their handshake; one more ends the oldest.
+pub const HANDOFF_HANDSHAKES_MAX: usize = 64;
 /// Publishes waiting for the broker's confirm, for one process.
 pub const UNCONFIRMED_MAX: usize = 512;
 /// One message: a parcel and its envelope.
@@ -69,6 +79,19 @@ pub const ACK_WAIT_MAX: Duration = Duration::from_millis(250);
 pub const CLIENT_LEASE: Duration = Duration::from_secs(60);
 /// How long a finished run's results and state are kept for its client.
 pub const RUN_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a connection to a data port may take. Within one network it takes a millisecond.
+pub const HANDOFF_CONNECT: Duration = Duration::from_secs(2);
+/// How long a handshake on the data port may take: strangers hold a socket no longer.
+pub const HANDOFF_HANDSHAKE: Duration = Duration::from_secs(5);
+/// A peer that moves no byte for this long while it should is given up.
+pub const HANDOFF_STALL: Duration = Duration::from_secs(10);
+/// A peer that lives but answers no request for this long is given up: a disk that hangs.
+pub const HANDOFF_ANSWER: Duration = Duration::from_secs(120);
+/// A connection without requests is closed after this long.
+pub const HANDOFF_IDLE: Duration = Duration::from_secs(60);
+/// How long a request waits for a result to be confirmed. A consumer may hear of a commit from the
+/// store before the holder has its answer.
+pub const HANDOFF_CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// A segment without progress for this long is scanned for lost work.
 pub const RECONCILE_AFTER: Duration = Duration::from_secs(10);
 /// Connecting to a server, handshake included: a user waits for it.
