@@ -13,6 +13,7 @@ pub mod args;
 pub mod call;
 pub mod clock;
 pub mod descriptor;
+pub mod error;
 pub mod graph;
 pub mod handoff;
 pub mod id;
@@ -20,6 +21,9 @@ pub mod limits;
 pub mod locator;
 pub mod queue;
 pub mod registry;
+pub mod run;
+pub mod state;
+pub mod store;
 pub mod task;
 pub mod wire;
 

@@ -1,0 +1,76 @@
+//! Leases of long tasks, and attempts to come.
+
+use super::{Lease, Run};
+use crate::id::{Incarnation, TaskId};
+use crate::run::{LeaseRequest, Leased, Retried, Retry};
+use crate::state::{StateByte, TaskState};
+
+impl Run {
+    /// Gives the task to one attempt until the lease runs out. A lease that has run out is anyone's;
+    /// a live one changes hands only to a caller that names its nonce, having found its holder dead.
+    pub fn lease(
+        &mut self,
+        request: &LeaseRequest,
+        holder: Incarnation,
+        now_ms: u64,
+        lease_ms: u64,
+    ) -> Leased {
+        if !self.state.is_running() || !self.is_at(request.task, request.generation) {
+            return Leased::Over;
+        }
+        if let Some(at_ms) = self.due.get(&request.task).copied().filter(|due| *due > now_ms) {
+            return Leased::NotDue { at_ms };
+        }
+        let live = self.leases.get(&request.task).filter(|lease| lease.until_ms > now_ms);
+        if let Some(lease) = live
+            && lease.nonce != request.nonce
+            && request.over != Some(lease.nonce)
+        {
+            return Leased::Taken { holder: lease.holder, nonce: lease.nonce };
+        }
+        let lease = Lease { holder, nonce: request.nonce, until_ms: now_ms + lease_ms };
+        self.leases.insert(request.task, lease);
+        Leased::Granted { attempt: 1 + self.failures.get(&request.task).copied().unwrap_or(0) }
+    }
+
+    /// Prolongs a lease, or makes it again when the store has lost it; false when the task is no
+    /// longer this attempt's to run.
+    pub fn renew(
+        &mut self,
+        task: TaskId,
+        generation: u8,
+        nonce: u64,
+        holder: Incarnation,
+        now_ms: u64,
+        lease_ms: u64,
+    ) -> bool {
+        let request = LeaseRequest { task, generation, nonce, over: None };
+        matches!(self.lease(&request, holder, now_ms, lease_ms), Leased::Granted { .. })
+    }
+
+    /// Counts a failed attempt and says when the next one may start. A compare-and-set on the
+    /// number of attempts: of two that report the same attempt one is stale.
+    pub fn retry(&mut self, retry: &Retry, now_ms: u64) -> Retried {
+        let failures = self.failures.get(&retry.task).copied().unwrap_or(0);
+        let lease = self.leases.get(&retry.task).filter(|lease| lease.until_ms > now_ms);
+        let fenced = lease.is_some_and(|lease| retry.lease != Some(lease.nonce));
+        let running = self.state.is_running() && self.is_at(retry.task, retry.generation);
+        if !running || failures + 1 != retry.attempt || fenced {
+            return Retried::Stale;
+        }
+        let at_ms = now_ms + retry.delay_ms;
+        self.failures.insert(retry.task, retry.attempt);
+        self.due.insert(retry.task, at_ms);
+        self.leases.remove(&retry.task);
+        Retried::Due { at_ms }
+    }
+
+    fn is_at(&self, task: TaskId, generation: u8) -> bool {
+        let arena = self.active(task.segment());
+        let byte = arena.and_then(|arena| arena.states.get(usize::from(task.index())));
+        byte.is_some_and(|byte| {
+            let byte = StateByte(*byte);
+            byte.state() == TaskState::Pending && byte.generation() == generation
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! A result is lost: its task becomes pending again and blocks whoever still needs it.
+
+use super::Run;
+use crate::id::TaskId;
+use crate::locator::Locator;
+use crate::run::{Lost, Rearmed};
+use crate::state::{KEPT, PINNED, StateByte, TaskState};
+
+impl Run {
+    /// Makes a finished task pending again, unless it is somewhere else by now, nobody needs it or
+    /// the run has ended. Its pending consumers wait for it again, and it counts as a consumer of
+    /// its inputs again.
+    pub fn rearm(&mut self, lost: &Lost) -> Rearmed {
+        let place = usize::from(lost.task.index());
+        let running = self.state.is_running();
+        let Some(arena) = self.active(lost.task.segment()) else { return Rearmed::NotNeeded };
+        let Some(byte) = arena.states.get(place).copied().map(StateByte) else {
+            return Rearmed::NotNeeded;
+        };
+        match byte.state() {
+            TaskState::Pending => return Rearmed::Already,
+            TaskState::Failed | TaskState::Skipped => return Rearmed::Moved,
+            TaskState::Done | TaskState::Freed => {}
+        }
+        if arena.locators[place] != lost.locator.to_bytes() {
+            return Rearmed::Moved;
+        }
+        if !running || arena.consumers[place] & !KEPT == 0 {
+            return Rearmed::NotNeeded;
+        }
+        let Some(next) = byte.rearmed() else { return Rearmed::TooOften };
+        let later = arena.later.get(&lost.task.index()).cloned().unwrap_or_default();
+        for successor in lost.successors.iter().chain(&later) {
+            self.block(*successor);
+        }
+        let mut pending = 0;
+        for input in &lost.inputs {
+            pending += u32::from(self.is_pending(*input));
+            self.consume_again(*input);
+        }
+        if let Some(arena) = self.active_mut(lost.task.segment()) {
+            arena.states[place] = next.0;
+            arena.pending[place] = pending;
+            arena.locators[place] = Locator::Empty.to_bytes();
+            if !next.is_forwarded() {
+                arena.records.remove(&lost.task.index());
+            }
+        }
+        self.finished -= 1;
+        Rearmed::Pending(pending)
+    }
+
+    fn block(&mut self, successor: TaskId) {
+        if let Some(arena) = self.active_mut(successor.segment())
+            && arena.is_pending(successor.index())
+        {
+            arena.pending[usize::from(successor.index())] += 1;
+        }
+    }
+
+    fn consume_again(&mut self, input: TaskId) {
+        let arena = self.active_mut(input.segment());
+        let consumers = arena.and_then(|arena| arena.consumers.get_mut(usize::from(input.index())));
+        if let Some(consumers) = consumers {
+            let flags = *consumers & (PINNED | KEPT);
+            *consumers = flags | ((*consumers & !flags) + 1);
+        }
+    }
+}

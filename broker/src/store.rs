@@ -1,0 +1,225 @@
+//! The store: what is true of every run. [`Memory`] wraps the specification; [`Redis`] does the same
+//! by functions that run inside the server. One conformance suite holds both to it.
+//!
+//! Every operation may be repeated with the same arguments: a caller whose reply was lost
+//! ([`Error::is_ambiguous`]) simply asks again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::args::BlobDigest;
+use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use crate::run::{
+    Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
+    Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunStatus, Stage, TaskStatus,
+};
+use crate::state::RunState;
+
+mod memory;
+// mod redis;
+
+pub use memory::Memory;
+
+/// One life of the store's data: another one after a restart, when its last second may be missing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Epoch(pub String);
+
+/// A worker as others see it. Kept while renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// `host:port` of its data port.
+    pub address: String,
+    /// Tasks it runs at once.
+    pub slots: u32,
+    /// Queues it serves.
+    pub queues: Vec<String>,
+    /// What it has in flight, by run: running, waiting for inputs, prefetched.
+    pub in_flight: Vec<(RunId, Vec<TaskId>)>,
+    /// Bytes of results it holds.
+    pub held_bytes: u64,
+    /// Names and signatures of the tasks it can run, hashed: told apart builds.
+    pub build: String,
+}
+
+/// Where a reader of a run's events stands. Starts at the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventCursor(pub String);
+
+/// What has happened since a cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Events {
+    /// Pinned tasks that finished, oldest first.
+    pub finished: Vec<FinishedEvent>,
+    /// Where to go on.
+    pub cursor: EventCursor,
+    /// Older events than these were dropped unread: look at the tasks themselves.
+    pub gap: bool,
+    /// The run; `None` when the store knows nothing of it.
+    pub run: Option<RunState>,
+}
+
+/// The store could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection: nothing has happened.
+    #[error("the store at {address} cannot be reached: {reason}")]
+    Unreachable {
+        /// `host:port`.
+        address: String,
+        /// What the connection said.
+        reason: String,
+    },
+    /// The connection broke or the deadline passed after the request was sent.
+    #[error(
+        "the store at {address} did not answer: {reason}; the request may have been carried out"
+    )]
+    Unanswered {
+        /// `host:port`.
+        address: String,
+        /// What the connection said.
+        reason: String,
+    },
+    /// User name or password is wrong, or a right is missing.
+    #[error("the store at {address} refused this user: {reason}")]
+    Denied {
+        /// `host:port`.
+        address: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// It cannot be used as it is set up.
+    #[error("the store at {address} cannot be used: {reason}")]
+    Unsuitable {
+        /// `host:port`.
+        address: String,
+        /// What is wrong and what to change.
+        reason: String,
+    },
+    /// It has no memory or disk left for new work.
+    #[error("the store at {address} is full: {reason}")]
+    Full {
+        /// `host:port`.
+        address: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// The operation does not fit the run.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store holds or answers something that no version of this program writes.
+    #[error("the store holds damaged data: {0}")]
+    Corrupt(String),
+}
+
+impl Error {
+    /// Whether the same request can succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. } | Self::Full { .. })
+    }
+
+    /// Whether the request may have been carried out.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Unanswered { .. })
+    }
+}
+
+/// The store, whichever it is. A cheap clone.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// In this process.
+    Memory(Memory),
+}
+
+/// Hands each call to the store there is.
+macro_rules! dispatch {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) -> $reply:ty;)*) => {
+        impl Store {
+            $($(#[$doc])*
+            pub async fn $name(&self, $($arg: $type),*) -> Result<$reply, Error> {
+                match self {
+                    Self::Memory(store) => store.$name($($arg),*).await,
+
+                }
+            })*
+        }
+    };
+}
+
+dispatch! {
+    /// The life of the store's data.
+    epoch() -> Epoch;
+    /// Makes `run` known, or finds the one that has its name and content.
+    open(run: RunId, open: &Open) -> Opened;
+    /// The run of this name.
+    find(name: &str) -> Option<RunId>;
+    /// Runs that are not purged, oldest first.
+    runs() -> Vec<RunId>;
+    /// What a run is; `None` when it is not there.
+    status(run: RunId) -> Option<RunStatus>;
+    /// Writes a segment's columns and descriptors.
+    stage(run: RunId, stage: &Stage) -> ();
+    /// Registers edges, and with the last slice makes the segment active.
+    activate(run: RunId, activate: &Activate) -> Activated;
+    /// A number for a segment that a task submits.
+    reserve(run: RunId) -> u32;
+    /// Drops a staged segment that will not be activated.
+    unstage(run: RunId, segment: u32) -> ();
+    /// Finishes tasks.
+    commit(run: RunId, commit: &Commit) -> Committed;
+    /// Notes a failed attempt and when the next one may start.
+    retry(run: RunId, retry: &Retry) -> Retried;
+    /// Makes tasks pending whose results are lost; ascending ids.
+    rearm(run: RunId, lost: &[Lost]) -> Vec<Rearmed>;
+    /// Takes or prolongs leases for `holder`, each until [`crate::limits::WORKER_LEASE`] from now.
+    lease(run: RunId, holder: Incarnation, requests: &[LeaseRequest]) -> Vec<Leased>;
+    /// What is known of tasks; `None` for those of segments that are not active.
+    inspect(run: RunId, tasks: &[TaskId]) -> Vec<Option<TaskStatus>>;
+    /// Descriptor chunks by segment and number.
+    chunks(run: RunId, which: &[(u32, u32)]) -> Vec<Option<Bytes>>;
+    /// The state column of an active segment, a [`crate::state::StateByte`] a task.
+    states(run: RunId, segment: u32) -> Option<Bytes>;
+    /// Numbers of the active segments.
+    segments(run: RunId) -> Vec<u32>;
+    /// Ready tasks of a segment that are neither leased nor waiting for their next attempt.
+    ready(run: RunId, segment: u32) -> Vec<Ready>;
+    /// Drops pins; what that freed.
+    unpin(run: RunId, tasks: &[TaskId]) -> Vec<FreedResult>;
+    /// No more segments will come from the client.
+    close(run: RunId) -> Option<RunState>;
+    /// Ends the run.
+    cancel(run: RunId, reason: &str) -> Option<RunState>;
+    /// A sign of life of the client.
+    keep_alive(run: RunId) -> Option<RunState>;
+    /// Deletes everything of the run.
+    purge(run: RunId) -> ();
+    /// Runs that wait for nothing but to be closed or deleted: the client of an open one is silent
+    /// for longer than its lease, or an ended one has outlived its retention.
+    overdue() -> Vec<RunId>;
+    /// Releases that were written down and not settled.
+    outbox(run: RunId) -> Vec<(OutboxId, Vec<Ready>)>;
+    /// Deletes an outbox entry that was published, if it still reads so.
+    settle(run: RunId, id: OutboxId, read: &[Ready]) -> bool;
+    /// Waits at most `patience` for events behind `after` or for the end of the run.
+    events(run: RunId, after: &EventCursor, patience: Duration) -> Events;
+    /// Stores a large argument under its digest.
+    put_blob(run: RunId, digest: BlobDigest, bytes: Bytes) -> ();
+    /// A large argument.
+    blob(run: RunId, digest: BlobDigest) -> Option<Bytes>;
+    /// Takes an index that no living worker has.
+    join(record: &WorkerRecord) -> WorkerIndex;
+    /// Renews a worker's record; false when it had run out.
+    beat(index: WorkerIndex, record: &WorkerRecord) -> bool;
+    /// Deletes a worker's record.
+    leave(index: WorkerIndex) -> ();
+    /// A living worker.
+    worker(index: WorkerIndex) -> Option<WorkerRecord>;
+    /// All living workers.
+    workers() -> Vec<(WorkerIndex, WorkerRecord)>;
+    /// Takes the right to look after a run for a while; false when another has it.
+    lock(run: RunId, owner: Incarnation, hold: Duration) -> bool;
+}

@@ -1,0 +1,380 @@
+//! The store in this process: the specification behind a lock.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Epoch, Error, EventCursor, Events, WorkerRecord};
+use crate::args::BlobDigest;
+use crate::clock;
+use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use crate::limits;
+use crate::run::spec::Run;
+use crate::run::{
+    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Open, Opened,
+    OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunStatus, Stage, TaskStatus,
+};
+use crate::state::RunState;
+
+/// Runs, workers and locks of one process. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told whenever events were added or a run has changed.
+    changed: Notify,
+    /// The store's clock is tokio's, so that tests can stop it.
+    started: Instant,
+    started_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: BTreeMap<RunId, Run>,
+    names: HashMap<String, RunId>,
+    blobs: HashMap<(RunId, BlobDigest), Bytes>,
+    workers: BTreeMap<WorkerIndex, (WorkerRecord, u64)>,
+    locks: HashMap<RunId, (Incarnation, u64)>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                changed: Notify::new(),
+                started: Instant::now(),
+                started_ms: clock::unix_ms(),
+            }),
+        }
+    }
+}
+
+#[allow(clippy::unused_async, reason = "every store has the same asynchronous methods")]
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn now_ms(&self) -> u64 {
+        let elapsed = self.shared.started.elapsed().as_millis();
+        self.shared.started_ms + u64::try_from(elapsed).unwrap_or(u64::MAX / 2)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a run and wakes those who wait for its events.
+    fn change<R>(&self, run: RunId, act: impl FnOnce(&mut Run, u64) -> R) -> Option<R> {
+        let now_ms = self.now_ms();
+        let reply = self.state().runs.get_mut(&run).map(|run| act(run, now_ms));
+        self.shared.changed.notify_waiters();
+        reply
+    }
+
+    fn read<R>(&self, run: RunId, look: impl FnOnce(&Run, u64) -> R) -> Option<R> {
+        let now_ms = self.now_ms();
+        self.state().runs.get(&run).map(|run| look(run, now_ms))
+    }
+
+    pub(super) async fn epoch(&self) -> Result<Epoch, Error> {
+        Ok(Epoch("memory".to_owned()))
+    }
+
+    pub(super) async fn open(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let named = open.name.as_ref().and_then(|name| state.names.get(name).copied());
+        let there = named.or(Some(run)).and_then(|id| Some((id, state.runs.get(&id)?)));
+        if let Some((id, other)) = there {
+            return Ok(if other.is_same(open) {
+                Opened::Attached(id)
+            } else {
+                Opened::Conflict(id)
+            });
+        }
+        if let Some(name) = &open.name {
+            state.names.insert(name.clone(), run);
+        }
+        state.runs.insert(run, Run::new(open.clone(), now_ms));
+        Ok(Opened::Created)
+    }
+
+    pub(super) async fn find(&self, name: &str) -> Result<Option<RunId>, Error> {
+        let state = self.state();
+        Ok(state.names.get(name).copied().filter(|run| state.runs.contains_key(run)))
+    }
+
+    pub(super) async fn runs(&self) -> Result<Vec<RunId>, Error> {
+        Ok(self.state().runs.keys().copied().collect())
+    }
+
+    pub(super) async fn status(&self, run: RunId) -> Result<Option<RunStatus>, Error> {
+        Ok(self.read(run, |run, _| run.status()))
+    }
+
+    pub(super) async fn stage(&self, run: RunId, stage: &Stage) -> Result<(), Error> {
+        Ok(self.change(run, |run, _| run.stage(stage)).unwrap_or(Err(Refused::Unknown))?)
+    }
+
+    pub(super) async fn activate(
+        &self,
+        run: RunId,
+        activate: &Activate,
+    ) -> Result<Activated, Error> {
+        Ok(self.change(run, |run, _| run.activate(activate)).unwrap_or(Err(Refused::Unknown))?)
+    }
+
+    pub(super) async fn reserve(&self, run: RunId) -> Result<u32, Error> {
+        Ok(self.change(run, |run, _| run.reserve()).ok_or(Refused::Unknown)?)
+    }
+
+    pub(super) async fn unstage(&self, run: RunId, segment: u32) -> Result<(), Error> {
+        self.change(run, |run, _| run.unstage(segment));
+        Ok(())
+    }
+
+    pub(super) async fn commit(&self, run: RunId, commit: &Commit) -> Result<Committed, Error> {
+        let reply = self.change(run, |run, now_ms| run.commit(commit, now_ms));
+        Ok(reply.unwrap_or(Committed::NotRunning(None)))
+    }
+
+    pub(super) async fn retry(&self, run: RunId, retry: &Retry) -> Result<Retried, Error> {
+        let reply = self.change(run, |run, now_ms| run.retry(retry, now_ms));
+        Ok(reply.unwrap_or(Retried::Stale))
+    }
+
+    pub(super) async fn rearm(&self, run: RunId, lost: &[Lost]) -> Result<Vec<Rearmed>, Error> {
+        let reply = self.change(run, |run, _| lost.iter().map(|lost| run.rearm(lost)).collect());
+        Ok(reply.unwrap_or_else(|| vec![Rearmed::NotNeeded; lost.len()]))
+    }
+
+    pub(super) async fn lease(
+        &self,
+        run: RunId,
+        holder: Incarnation,
+        requests: &[LeaseRequest],
+    ) -> Result<Vec<Leased>, Error> {
+        let lease_ms = u64::try_from(limits::WORKER_LEASE.as_millis()).unwrap_or(u64::MAX / 2);
+        let reply = self.change(run, |run, now_ms| {
+            requests.iter().map(|request| run.lease(request, holder, now_ms, lease_ms)).collect()
+        });
+        Ok(reply.unwrap_or_else(|| vec![Leased::Over; requests.len()]))
+    }
+
+    pub(super) async fn inspect(
+        &self,
+        run: RunId,
+        tasks: &[TaskId],
+    ) -> Result<Vec<Option<TaskStatus>>, Error> {
+        let reply = self.read(run, |run, _| tasks.iter().map(|task| run.inspect(*task)).collect());
+        Ok(reply.unwrap_or_else(|| vec![None; tasks.len()]))
+    }
+
+    pub(super) async fn chunks(
+        &self,
+        run: RunId,
+        which: &[(u32, u32)],
+    ) -> Result<Vec<Option<Bytes>>, Error> {
+        let reply = self.read(run, |run, _| {
+            which.iter().map(|(segment, number)| run.chunk(*segment, *number as usize)).collect()
+        });
+        Ok(reply.unwrap_or_else(|| vec![None; which.len()]))
+    }
+
+    pub(super) async fn states(&self, run: RunId, segment: u32) -> Result<Option<Bytes>, Error> {
+        let reply = self.read(run, |run, _| run.states(segment).map(Bytes::copy_from_slice));
+        Ok(reply.flatten())
+    }
+
+    pub(super) async fn segments(&self, run: RunId) -> Result<Vec<u32>, Error> {
+        Ok(self.read(run, |run, _| run.active_segments()).unwrap_or_default())
+    }
+
+    pub(super) async fn ready(&self, run: RunId, segment: u32) -> Result<Vec<Ready>, Error> {
+        Ok(self.read(run, |run, now_ms| run.ready(segment, now_ms)).unwrap_or_default())
+    }
+
+    pub(super) async fn unpin(
+        &self,
+        run: RunId,
+        tasks: &[TaskId],
+    ) -> Result<Vec<FreedResult>, Error> {
+        Ok(self.change(run, |run, _| run.unpin(tasks)).unwrap_or_default())
+    }
+
+    pub(super) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
+        Ok(self.change(run, Run::close))
+    }
+
+    pub(super) async fn cancel(&self, run: RunId, reason: &str) -> Result<Option<RunState>, Error> {
+        Ok(self.change(run, |run, now_ms| run.cancel(reason, now_ms)))
+    }
+
+    pub(super) async fn keep_alive(&self, run: RunId) -> Result<Option<RunState>, Error> {
+        Ok(self.change(run, Run::keep_alive))
+    }
+
+    pub(super) async fn purge(&self, run: RunId) -> Result<(), Error> {
+        let mut state = self.state();
+        state.runs.remove(&run);
+        state.names.retain(|_, named| *named != run);
+        state.blobs.retain(|(owner, _), _| *owner != run);
+        state.locks.remove(&run);
+        drop(state);
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    pub(super) async fn overdue(&self) -> Result<Vec<RunId>, Error> {
+        let now_ms = self.now_ms();
+        let state = self.state();
+        let due = |run: &Run| run.is_abandoned(now_ms) || run.is_expired(now_ms);
+        Ok(state.runs.iter().filter(|(_, run)| due(run)).map(|(id, _)| *id).collect())
+    }
+
+    pub(super) async fn outbox(&self, run: RunId) -> Result<Vec<(OutboxId, Vec<Ready>)>, Error> {
+        let reply =
+            self.read(run, |run, _| run.outbox().map(|(id, ready)| (*id, ready.clone())).collect());
+        Ok(reply.unwrap_or_default())
+    }
+
+    pub(super) async fn settle(
+        &self,
+        run: RunId,
+        id: OutboxId,
+        read: &[Ready],
+    ) -> Result<bool, Error> {
+        Ok(self.change(run, |run, _| run.settle(id, read)).unwrap_or(false))
+    }
+
+    pub(super) async fn events(
+        &self,
+        run: RunId,
+        after: &EventCursor,
+        patience: Duration,
+    ) -> Result<Events, Error> {
+        let seen: usize = after.0.parse().unwrap_or(0);
+        let deadline = Instant::now() + patience;
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that a change between look and wait wakes us.
+            changed.as_mut().enable();
+            let found = self.read(run, |run, _| (run.events(seen).to_vec(), run.state()));
+            let (finished, state) = match found {
+                Some((finished, state)) => (finished, Some(state)),
+                None => (Vec::new(), None),
+            };
+            let over = state.is_none_or(|state| !state.is_running());
+            let late = tokio::time::timeout_at(deadline, async {
+                if finished.is_empty() && !over {
+                    changed.await;
+                    return false;
+                }
+                true
+            });
+            let woken = late.await == Ok(false);
+            if !woken {
+                let cursor = EventCursor((seen + finished.len()).to_string());
+                return Ok(Events { finished, cursor, gap: false, run: state });
+            }
+        }
+    }
+
+    pub(super) async fn put_blob(
+        &self,
+        run: RunId,
+        digest: BlobDigest,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        let mut state = self.state();
+        if !state.runs.contains_key(&run) {
+            return Err(Refused::Unknown.into());
+        }
+        state.blobs.insert((run, digest), bytes);
+        Ok(())
+    }
+
+    pub(super) async fn blob(
+        &self,
+        run: RunId,
+        digest: BlobDigest,
+    ) -> Result<Option<Bytes>, Error> {
+        Ok(self.state().blobs.get(&(run, digest)).cloned())
+    }
+
+    pub(super) async fn join(&self, record: &WorkerRecord) -> Result<WorkerIndex, Error> {
+        let until = self.worker_until();
+        let mut state = self.state();
+        loop {
+            let [_, low @ ..] = clock::random_bytes::<4>();
+            let index = WorkerIndex::new(u32::from_be_bytes([0, low[0], low[1], low[2]]));
+            if let Entry::Vacant(free) = state.workers.entry(index) {
+                free.insert((record.clone(), until));
+                return Ok(index);
+            }
+        }
+    }
+
+    pub(super) async fn beat(
+        &self,
+        index: WorkerIndex,
+        record: &WorkerRecord,
+    ) -> Result<bool, Error> {
+        let (now_ms, until) = (self.now_ms(), self.worker_until());
+        let before = self.state().workers.insert(index, (record.clone(), until));
+        Ok(before.is_some_and(|(_, until)| until > now_ms))
+    }
+
+    pub(super) async fn leave(&self, index: WorkerIndex) -> Result<(), Error> {
+        self.state().workers.remove(&index);
+        Ok(())
+    }
+
+    pub(super) async fn worker(&self, index: WorkerIndex) -> Result<Option<WorkerRecord>, Error> {
+        let now_ms = self.now_ms();
+        let state = self.state();
+        let living = state.workers.get(&index).filter(|(_, until)| *until > now_ms);
+        Ok(living.map(|(record, _)| record.clone()))
+    }
+
+    pub(super) async fn workers(&self) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
+        let now_ms = self.now_ms();
+        let state = self.state();
+        let living = state.workers.iter().filter(|(_, (_, until))| *until > now_ms);
+        Ok(living.map(|(index, (record, _))| (*index, record.clone())).collect())
+    }
+
+    pub(super) async fn lock(
+        &self,
+        run: RunId,
+        owner: Incarnation,
+        hold: Duration,
+    ) -> Result<bool, Error> {
+        let now_ms = self.now_ms();
+        let until = now_ms + u64::try_from(hold.as_millis()).unwrap_or(u64::MAX / 2);
+        let mut state = self.state();
+        let free = state.locks.get(&run).is_none_or(|(by, until)| *by == owner || *until <= now_ms);
+        if free {
+            state.locks.insert(run, (owner, until));
+        }
+        Ok(free)
+    }
+
+    fn worker_until(&self) -> u64 {
+        let lease = u64::try_from(limits::WORKER_LEASE.as_millis()).unwrap_or(u64::MAX / 2);
+        self.now_ms() + lease
+    }
+}
