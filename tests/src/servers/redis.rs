@@ -51,9 +51,9 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// Where clients find the server, with its password: `redis://:PASSWORD@127.0.0.1:PORT/0`.
+    /// Where clients find the server, with its password: `redis://default:PASSWORD@127.0.0.1:PORT/0`.
     pub fn url(&self) -> String {
-        format!("redis://:{}@127.0.0.1:{}/0", self.password.0, self.port())
+        format!("redis://default:{}@127.0.0.1:{}/0", self.password.0, self.port())
     }
 
     /// The loopback port, the same for the life of this value.
