@@ -191,8 +191,17 @@ pub struct Commit {
 pub struct Ready {
     /// The task.
     pub task: TaskId,
+    /// How often it was rearmed: the generation that its next commit names.
+    pub generation: u8,
     /// The task it returned, whose result it hands on.
     pub forwarded: Option<TaskId>,
+}
+
+impl Ready {
+    /// A task that nothing is special about: generation 0, not forwarded.
+    pub const fn first(task: TaskId) -> Self {
+        Self { task, generation: 0, forwarded: None }
+    }
 }
 
 /// A result that nobody needs any more.

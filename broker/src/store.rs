@@ -41,8 +41,8 @@ pub struct WorkerRecord {
     pub in_flight: Vec<(RunId, Vec<TaskId>)>,
     /// Bytes of results it holds.
     pub held_bytes: u64,
-    /// Names and signatures of the tasks it can run, hashed: told apart builds.
-    pub build: String,
+    /// Names and signatures of the tasks it can run.
+    pub tasks: Vec<(String, String)>,
 }
 
 /// Where a reader of a run's events stands. Starts at the default.

@@ -341,7 +341,8 @@ impl Arena {
         if byte.state() != TaskState::Pending || self.pending[place] != 0 {
             return None;
         }
-        Some(Ready { task, forwarded: self.target(task.index()) })
+        let forwarded = self.target(task.index());
+        Some(Ready { task, generation: byte.generation(), forwarded })
     }
 
     /// The task that a forwarded one waits for.
