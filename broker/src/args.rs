@@ -10,7 +10,7 @@ use crate::limits;
 use crate::wire::{Reader, WireError, put_bytes, put_varint};
 
 /// Lists inside lists inside one argument.
-const DEPTH_MAX: usize = 8;
+pub(crate) const DEPTH_MAX: usize = 8;
 
 const TAG_VALUE: u8 = 0;
 const TAG_INPUT: u8 = 1;
@@ -91,6 +91,12 @@ impl Arg {
 
     /// Appends the argument's wire form.
     pub fn put(&self, out: &mut Vec<u8>) {
+        self.put_renumbered(out, &|number| number);
+    }
+
+    /// Appends the argument's wire form with other input numbers: for a call whose inputs have been
+    /// put into another order.
+    pub(crate) fn put_renumbered(&self, out: &mut Vec<u8>, number_of: &dyn Fn(u32) -> u32) {
         match self {
             Self::Value(bytes) => {
                 out.push(TAG_VALUE);
@@ -98,13 +104,13 @@ impl Arg {
             }
             Self::Input(number) => {
                 out.push(TAG_INPUT);
-                put_varint(out, u64::from(*number));
+                put_varint(out, u64::from(number_of(*number)));
             }
             Self::List(items) => {
                 out.push(TAG_LIST);
                 put_varint(out, items.len() as u64);
                 for item in items {
-                    item.put(out);
+                    item.put_renumbered(out, number_of);
                 }
             }
             Self::Blob { digest, length } => {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! "BHD1" · classes: length, MessagePack · count ·
-//!   count × ( index · class · inputs: n, n × id · successors: n, n × index · flags · arguments )
+//!   count × ( index · class · inputs: n, n × id · successors: n, n × index · arguments )
 //! ```
 //! An input of the same segment is written as `(own index - its index) << 1`, of an earlier one as
 //! `(segments back) << 1 | 1` and its index; successors (of the same segment; those in later ones
@@ -15,11 +15,11 @@ use crate::args::Arg;
 use crate::id::TaskId;
 use crate::limits;
 use crate::task::TaskClass;
-use crate::wire::{Reader, WireError, put_bytes, put_varint};
+use crate::wire::{Reader, WireError, put_varint};
 
 const MAGIC: [u8; 4] = *b"BHD1";
 /// Arguments of one call: a function with more is no interface.
-const ARGUMENTS_MAX: usize = 64;
+pub(crate) const ARGUMENTS_MAX: usize = 64;
 
 /// One task of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,25 +46,11 @@ pub struct Chunk {
 }
 
 impl Descriptor {
-    fn put(&self, out: &mut Vec<u8>) {
-        put_varint(out, u64::from(self.id.index()));
-        put_varint(out, u64::from(self.class));
-        put_varint(out, self.inputs.len() as u64);
-        for input in &self.inputs {
-            let back = u64::from(self.id.segment() - input.segment());
-            if back == 0 {
-                put_varint(out, u64::from(self.id.index() - input.index()) << 1);
-            } else {
-                put_varint(out, (back << 1) | 1);
-                put_varint(out, u64::from(input.index()));
-            }
-        }
-        put_varint(out, self.successors.len() as u64);
-        let mut last = self.id.index();
-        for successor in &self.successors {
-            put_varint(out, u64::from(successor.index() - last));
-            last = successor.index();
-        }
+    /// Appends the task as it stands in a chunk in which its class has this index.
+    pub(crate) fn put_as(&self, out: &mut Vec<u8>, class: u32) {
+        put_head(out, self.id.index(), class);
+        put_inputs(out, self.id, &self.inputs);
+        put_successors(out, self.id.index(), self.successors.iter().map(|task| task.index()));
         put_varint(out, self.args.len() as u64);
         for arg in &self.args {
             arg.put(out);
@@ -101,6 +87,40 @@ impl Descriptor {
     }
 }
 
+/// The first part of a task in a chunk.
+pub(crate) fn put_head(out: &mut Vec<u8>, index: u16, class: u32) {
+    put_varint(out, u64::from(index));
+    put_varint(out, u64::from(class));
+}
+
+/// The second part of a task in a chunk.
+pub(crate) fn put_inputs(out: &mut Vec<u8>, id: TaskId, inputs: &[TaskId]) {
+    put_varint(out, inputs.len() as u64);
+    for input in inputs {
+        let back = u64::from(id.segment() - input.segment());
+        if back == 0 {
+            put_varint(out, u64::from(id.index() - input.index()) << 1);
+        } else {
+            put_varint(out, (back << 1) | 1);
+            put_varint(out, u64::from(input.index()));
+        }
+    }
+}
+
+/// The third part of a task in a chunk; its arguments follow.
+pub(crate) fn put_successors(
+    out: &mut Vec<u8>,
+    index: u16,
+    successors: impl ExactSizeIterator<Item = u16>,
+) {
+    put_varint(out, successors.len() as u64);
+    let mut last = index;
+    for successor in successors {
+        put_varint(out, u64::from(successor - last));
+        last = successor;
+    }
+}
+
 fn take_index(reader: &mut Reader<'_>) -> Result<u16, WireError> {
     let index = reader.bounded("task index", limits::SEGMENT_TASKS_MAX - 1)?;
     u16::try_from(index).map_err(|_| WireError::Invalid("task index"))
@@ -122,19 +142,64 @@ fn take_input(reader: &mut Reader<'_>, segment: u32, index: u16) -> Result<TaskI
     }
 }
 
+/// A chunk being written: classes that are encoded already, tasks one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkWriter {
+    classes: Vec<u8>,
+    class_count: u16,
+    tasks: Vec<u8>,
+    task_count: usize,
+}
+
+impl ChunkWriter {
+    /// Adds a class by its [`encode_class`] form; returns its index in the chunk.
+    pub(crate) fn class(&mut self, encoded: &[u8]) -> u32 {
+        self.classes.extend_from_slice(encoded);
+        self.class_count += 1;
+        u32::from(self.class_count) - 1
+    }
+
+    /// Where the next task is to be written.
+    pub(crate) fn task(&mut self) -> &mut Vec<u8> {
+        self.task_count += 1;
+        &mut self.tasks
+    }
+
+    /// The chunk's wire form.
+    pub(crate) fn finish(&self) -> Vec<u8> {
+        let classes = 3 + self.classes.len();
+        let mut out = Vec::with_capacity(CHUNK_OVERHEAD + self.classes.len() + self.tasks.len());
+        out.extend_from_slice(&MAGIC);
+        put_varint(&mut out, classes as u64);
+        // A MessagePack array: its 16-bit head, then its items.
+        out.push(0xdc);
+        out.extend_from_slice(&self.class_count.to_be_bytes());
+        out.extend_from_slice(&self.classes);
+        put_varint(&mut out, self.task_count as u64);
+        out.extend_from_slice(&self.tasks);
+        out
+    }
+}
+
+/// Bytes of a chunk beside its classes and tasks, at the most.
+pub(crate) const CHUNK_OVERHEAD: usize = 24;
+
+/// A class as it stands in a chunk.
+pub(crate) fn encode_class(class: &TaskClass) -> Result<Vec<u8>, WireError> {
+    rmp_serde::to_vec_named(class).map_err(|_| WireError::Invalid("a task's class"))
+}
+
 impl Chunk {
     /// The chunk's wire form.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        let classes = rmp_serde::to_vec_named(&self.classes)
-            .map_err(|_| WireError::Invalid("classes of a chunk"))?;
-        let mut out = Vec::with_capacity(64 + classes.len() + 32 * self.tasks.len());
-        out.extend_from_slice(&MAGIC);
-        put_bytes(&mut out, &classes);
-        put_varint(&mut out, self.tasks.len() as u64);
-        for task in &self.tasks {
-            task.put(&mut out);
+        let mut writer = ChunkWriter::default();
+        for class in &self.classes {
+            writer.class(&encode_class(class)?);
         }
-        Ok(out)
+        for task in &self.tasks {
+            task.put_as(writer.task(), task.class);
+        }
+        Ok(writer.finish())
     }
 
     /// Reads a chunk of `segment`. Edges that do not go from a lower id to a higher one, classes

@@ -1,4 +1,7 @@
-//! A captured graph, before it is numbered.
+//! From calls as they are captured to segments as they are staged.
+//!
+//! - [`Captured`], [`Node`]: a graph as the client's program wrote it down
+//! - [`segment`]: calls one after the other, cut into segments; relays where a result is used by many
 
 use std::collections::HashMap;
 
@@ -7,6 +10,16 @@ use bytes::Bytes;
 use crate::args::{Arg, BlobDigest};
 use crate::id::{RunId, TaskId};
 use crate::task::TaskClass;
+
+mod check;
+mod classes;
+mod inputs;
+mod relay;
+pub mod segment;
+mod successors;
+
+pub use check::CallError;
+pub use segment::{CONSUMERS_PINNED, PushError, Segment, SegmentBuilder};
 
 /// One call of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -19,6 +19,7 @@ pub mod handoff;
 pub mod id;
 pub mod limits;
 pub mod locator;
+pub mod parcel;
 pub mod queue;
 pub mod registry;
 pub mod run;

@@ -1,0 +1,406 @@
+//! A parcel: the AMQP message that says "these tasks are ready". Their descriptors may ride along as
+//! a cache; without them the worker reads the chunks from the store.
+//!
+//! ```text
+//! "BHP1" · run (16 bytes) · store epoch (20 bytes) · count · count × difference ·
+//!   chunks: n, n × ( segment · length, descriptor chunk )
+//! ```
+//! Task ids stand in the order in which they are to be run, each as its difference to the one before
+//! (the first to 0), folded so that small negative numbers are short. Numbers are LEB128.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::descriptor::{CHUNK_OVERHEAD, Chunk, ChunkWriter, Descriptor, encode_class};
+use crate::graph::Segment;
+use crate::id::{RunId, TaskId};
+use crate::limits::{CHUNK_TASKS, PARCEL_BYTES_MAX, PARCEL_TASKS_MAX};
+use crate::task::TaskClass;
+use crate::wire::{Reader, WireError, put_bytes, put_varint};
+
+const MAGIC: [u8; 4] = *b"BHP1";
+/// Bytes of a parcel beside its tasks and chunks: magic, run, epoch, two counts.
+const HEAD_BYTES: usize = 4 + 16 + 20 + 2 + 2;
+/// Bytes of one difference between two ids of 48 bits, at the most.
+const TASK_BYTES: usize = 7;
+/// Bytes of a chunk in a parcel beside its classes and tasks, at the most.
+const CHUNK_BYTES: usize = 5 + 3 + CHUNK_OVERHEAD;
+
+/// One life of the store's data: another epoch means that the store may have forgotten its last
+/// moments. 20 opaque bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct StoreEpoch([u8; 20]);
+
+impl StoreEpoch {
+    /// The epoch of these bytes.
+    pub const fn new(bytes: [u8; 20]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn to_bytes(self) -> [u8; 20] {
+        self.0
+    }
+}
+
+impl fmt::Debug for StoreEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreEpoch({self})")
+    }
+}
+
+impl fmt::Display for StoreEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Ready tasks of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parcel {
+    /// The run.
+    pub run: RunId,
+    /// The store's epoch in which they were found ready.
+    pub epoch: StoreEpoch,
+    /// 1 to [`PARCEL_TASKS_MAX`] tasks in the order in which they are to be run; they may be of
+    /// several segments.
+    pub tasks: Vec<TaskId>,
+    /// Descriptors of some or all of them by segment.
+    pub chunks: Vec<(u32, Chunk)>,
+}
+
+/// An encoded parcel and the queue it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addressed {
+    /// The user queue of its tasks.
+    pub queue: String,
+    /// How many tasks it has.
+    pub tasks: usize,
+    /// The encoded [`Parcel`].
+    pub bytes: Bytes,
+}
+
+impl Parcel {
+    /// The parcel's wire form. The descriptors are left out when they would make it larger than
+    /// [`PARCEL_BYTES_MAX`].
+    pub fn encode(&self) -> Result<Bytes, WireError> {
+        let mut chunks = Vec::with_capacity(self.chunks.len());
+        for (segment, chunk) in &self.chunks {
+            chunks.push((*segment, chunk.encode()?));
+        }
+        encode(self.run, self.epoch, &self.tasks, &chunks)
+    }
+
+    /// Reads a parcel; trusts none of its bytes.
+    pub fn decode(bytes: &Bytes) -> Result<Self, WireError> {
+        if bytes.len() > PARCEL_BYTES_MAX {
+            let (found, limit) = (bytes.len() as u64, PARCEL_BYTES_MAX as u64);
+            return Err(WireError::Limit { what: "bytes of a parcel", found, limit });
+        }
+        let mut reader = Reader::new(bytes);
+        reader.magic(MAGIC, "a parcel")?;
+        let run = RunId::from_bytes(reader.array("run")?);
+        let epoch = StoreEpoch::new(reader.array("store epoch")?);
+        let tasks = take_tasks(&mut reader)?;
+        let count = reader.bounded("chunks", tasks.len())?;
+        let mut chunks = Vec::with_capacity(count);
+        for _ in 0..count {
+            let segment = u32::try_from(reader.varint("segment")?);
+            let segment = segment.map_err(|_| WireError::Invalid("segment"))?;
+            let chunk = bytes.slice_ref(reader.bytes("descriptor chunk")?);
+            chunks.push((segment, Chunk::decode(&chunk, segment)?));
+        }
+        reader.finish()?;
+        Ok(Self { run, epoch, tasks, chunks })
+    }
+
+    /// The class and descriptor of a task, when the parcel carries them.
+    pub fn describe(&self, task: TaskId) -> Option<(&TaskClass, &Descriptor)> {
+        let of_segment = self.chunks.iter().filter(|(segment, _)| *segment == task.segment());
+        let mut found = of_segment.filter_map(|(_, chunk)| {
+            let descriptor = chunk.task(task.index())?;
+            Some((chunk.class(descriptor)?, descriptor))
+        });
+        found.next()
+    }
+
+    /// Parcels of up to `max_tasks` tasks (1 to [`PARCEL_TASKS_MAX`]) for `ready` in its order.
+    /// `describe` gives the descriptors that are at hand; as many ride along as fit.
+    pub fn pack<'a>(
+        run: RunId,
+        epoch: StoreEpoch,
+        ready: &[TaskId],
+        mut describe: impl FnMut(TaskId) -> Option<(&'a TaskClass, &'a Descriptor)>,
+        max_tasks: usize,
+    ) -> Result<Vec<Bytes>, WireError> {
+        let max_tasks = max_tasks.clamp(1, PARCEL_TASKS_MAX);
+        let parcels = ready.chunks(max_tasks).map(|tasks| {
+            let described: Vec<_> = tasks.iter().filter_map(|&task| describe(task)).collect();
+            encode(run, epoch, tasks, &pack_chunks(tasks.len(), described)?)
+        });
+        parcels.collect()
+    }
+}
+
+/// A task of a segment, by index, and the chunk that describes it.
+type Described = (u16, Arc<Chunk>);
+
+impl Segment {
+    /// Parcels with descriptors for ready tasks of this segment, by index in the order in which
+    /// they are to be run; each parcel is for one queue, of up to `max_tasks` tasks.
+    pub fn parcels(
+        &self,
+        run: RunId,
+        epoch: StoreEpoch,
+        ready: &[u16],
+        max_tasks: usize,
+    ) -> Result<Vec<Addressed>, WireError> {
+        let max_tasks = max_tasks.clamp(1, PARCEL_TASKS_MAX);
+        let mut chunk: Option<(usize, Arc<Chunk>)> = None;
+        // Few queues, so a list is enough.
+        let mut open: Vec<(String, Vec<Described>)> = Vec::new();
+        let mut parcels = Vec::new();
+        for &index in ready {
+            let number = usize::from(index) / CHUNK_TASKS;
+            let chunk = match &chunk {
+                Some((loaded, chunk)) if *loaded == number => Arc::clone(chunk),
+                _ => Arc::clone(&chunk.insert((number, Arc::new(self.chunk_of(index)?))).1),
+            };
+            let class = chunk.task(index).and_then(|task| chunk.class(task));
+            let queue = &class.ok_or(WireError::Invalid("task index"))?.options.queue;
+            let known = open.iter().position(|(other, _)| other == queue);
+            let place = known.unwrap_or_else(|| {
+                open.push((queue.clone(), Vec::new()));
+                open.len() - 1
+            });
+            let (queue, tasks) = &mut open[place];
+            tasks.push((index, chunk));
+            if tasks.len() == max_tasks {
+                parcels.push(self.address(run, epoch, queue, &std::mem::take(tasks))?);
+            }
+        }
+        for (queue, tasks) in open.iter().filter(|(_, tasks)| !tasks.is_empty()) {
+            parcels.push(self.address(run, epoch, queue, tasks)?);
+        }
+        Ok(parcels)
+    }
+
+    fn address(
+        &self,
+        run: RunId,
+        epoch: StoreEpoch,
+        queue: &str,
+        tasks: &[Described],
+    ) -> Result<Addressed, WireError> {
+        let ids: Vec<_> = tasks.iter().map(|(index, _)| TaskId::new(self.number, *index)).collect();
+        let described = tasks.iter().filter_map(|(index, chunk)| {
+            let task = chunk.task(*index)?;
+            Some((chunk.class(task)?, task))
+        });
+        let bytes = encode(run, epoch, &ids, &pack_chunks(ids.len(), described.collect())?)?;
+        Ok(Addressed { queue: queue.to_owned(), tasks: ids.len(), bytes })
+    }
+
+    /// The parcels of the segment's sources.
+    pub fn source_parcels(
+        &self,
+        run: RunId,
+        epoch: StoreEpoch,
+        max_tasks: usize,
+    ) -> Result<Vec<Addressed>, WireError> {
+        self.parcels(run, epoch, &self.sources, max_tasks)
+    }
+}
+
+/// Chunks by segment with as many of the descriptors as fit into a parcel of so many tasks.
+fn pack_chunks(
+    tasks: usize,
+    mut described: Vec<(&TaskClass, &Descriptor)>,
+) -> Result<Vec<(u32, Vec<u8>)>, WireError> {
+    described.sort_unstable_by_key(|(_, task)| task.id);
+    let mut room = PARCEL_BYTES_MAX - HEAD_BYTES - TASK_BYTES * tasks;
+    let mut chunks = Vec::new();
+    let mut scratch = Vec::new();
+    for of_segment in described.chunk_by(|(_, a), (_, b)| a.id.segment() == b.id.segment()) {
+        let mut writer = ChunkWriter::default();
+        let mut classes: Vec<&TaskClass> = Vec::new();
+        for (class, task) in of_segment {
+            let known =
+                classes.iter().position(|other| std::ptr::eq(*other, *class) || other == class);
+            let new_class = if known.is_some() { Vec::new() } else { encode_class(class)? };
+            let new_chunk = if classes.is_empty() { CHUNK_BYTES } else { 0 };
+            let place = known.unwrap_or(classes.len());
+            scratch.clear();
+            task.put_as(&mut scratch, u32::try_from(place).unwrap_or(u32::MAX));
+            let Some(rest) = room.checked_sub(new_chunk + new_class.len() + scratch.len()) else {
+                continue;
+            };
+            room = rest;
+            if known.is_none() {
+                writer.class(&new_class);
+                classes.push(class);
+            }
+            writer.task().extend_from_slice(&scratch);
+        }
+        if let Some((_, task)) = of_segment.first().filter(|_| !classes.is_empty()) {
+            chunks.push((task.id.segment(), writer.finish()));
+        }
+    }
+    Ok(chunks)
+}
+
+fn encode(
+    run: RunId,
+    epoch: StoreEpoch,
+    tasks: &[TaskId],
+    chunks: &[(u32, Vec<u8>)],
+) -> Result<Bytes, WireError> {
+    if tasks.is_empty() || tasks.len() > PARCEL_TASKS_MAX {
+        let (found, limit) = (tasks.len() as u64, PARCEL_TASKS_MAX as u64);
+        return Err(WireError::Limit { what: "tasks of a parcel", found, limit });
+    }
+    let bytes: usize = chunks.iter().map(|(_, chunk)| CHUNK_BYTES + chunk.len()).sum();
+    let fits = HEAD_BYTES + TASK_BYTES * tasks.len() + bytes <= PARCEL_BYTES_MAX;
+    let chunks = if fits { chunks } else { &[] };
+    let mut out = Vec::with_capacity(HEAD_BYTES + 2 * tasks.len() + bytes);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&run.to_bytes());
+    out.extend_from_slice(&epoch.to_bytes());
+    put_varint(&mut out, tasks.len() as u64);
+    let mut last = 0;
+    for task in tasks {
+        let bits = task.to_bits();
+        put_varint(&mut out, fold(bits.wrapping_sub(last)));
+        last = bits;
+    }
+    put_varint(&mut out, chunks.len() as u64);
+    for (segment, chunk) in chunks {
+        put_varint(&mut out, u64::from(*segment));
+        put_bytes(&mut out, chunk);
+    }
+    Ok(Bytes::from(out))
+}
+
+fn take_tasks(reader: &mut Reader<'_>) -> Result<Vec<TaskId>, WireError> {
+    let count = reader.bounded("tasks of a parcel", PARCEL_TASKS_MAX)?;
+    if count == 0 {
+        return Err(WireError::Invalid("a parcel without tasks"));
+    }
+    let mut tasks = Vec::with_capacity(count);
+    let mut last = 0_u64;
+    for _ in 0..count {
+        last = last.wrapping_add(unfold(reader.varint("task")?));
+        tasks.push(TaskId::from_bits(last).ok_or(WireError::Invalid("task"))?);
+    }
+    Ok(tasks)
+}
+
+/// A difference in two's complement as a number that is small when the difference is: 0, -1, 1, …
+/// become 0, 1, 2, …
+fn fold(difference: u64) -> u64 {
+    let sign = (difference >> 63).wrapping_neg();
+    (difference << 1) ^ sign
+}
+
+fn unfold(folded: u64) -> u64 {
+    (folded >> 1) ^ (folded & 1).wrapping_neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::args::Arg;
+
+    fn task(segment: u32, index: u16, argument: usize) -> Descriptor {
+        Descriptor {
+            id: TaskId::new(segment, index),
+            class: 0,
+            inputs: vec![],
+            successors: vec![],
+            args: vec![Arg::Value(Bytes::from(vec![0; argument]))],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_parcel_reads_back(
+            run: u128,
+            ids in prop::collection::vec(0_u64..1 << 48, 1..PARCEL_TASKS_MAX),
+        ) {
+            let tasks: Vec<_> = ids.iter().filter_map(|&bits| TaskId::from_bits(bits)).collect();
+            let run = RunId::from_bytes(run.to_be_bytes());
+            let parcel = Parcel { run, epoch: StoreEpoch::new([7; 20]), tasks, chunks: vec![] };
+            prop_assert_eq!(Parcel::decode(&parcel.encode().unwrap()), Ok(parcel));
+        }
+
+        #[test]
+        fn damage_is_an_error_or_another_parcel_but_never_a_panic(
+            at: usize, byte: u8, cut: usize,
+        ) {
+            let class = TaskClass::relay("q");
+            let tasks = [task(0, 1, 3), task(2, 0, 9)];
+            let ids = [tasks[1].id, tasks[0].id];
+            let describe = |id| tasks.iter().find(|task| task.id == id).map(|task| (&class, task));
+            let packed = Parcel::pack(RunId::new(1, 2), StoreEpoch::default(), &ids, describe, 9);
+            let mut bytes = packed.unwrap().remove(0).to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(cut % (bytes.len() + 1));
+            let _ = Parcel::decode(&Bytes::from(bytes));
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(bytes: Vec<u8>) {
+            let mut whole = MAGIC.to_vec();
+            whole.extend_from_slice(&[0; 36]);
+            whole.extend_from_slice(&bytes);
+            let _ = Parcel::decode(&Bytes::from(whole));
+        }
+    }
+
+    #[test]
+    fn as_many_descriptors_ride_along_as_fit() {
+        let class = TaskClass::relay("q");
+        let tasks: Vec<_> = (0..200).map(|index| task(index / 100, 7, 1_000)).collect();
+        let tasks: Vec<_> = tasks
+            .into_iter()
+            .zip(0_u16..)
+            .map(|(task, index)| Descriptor { id: TaskId::new(task.id.segment(), index), ..task })
+            .collect();
+        let ids: Vec<_> = tasks.iter().rev().map(|task| task.id).collect();
+        let describe = |id| tasks.iter().find(|task| task.id == id).map(|task| (&class, task));
+        let packed =
+            Parcel::pack(RunId::new(1, 2), StoreEpoch::default(), &ids, describe, 150).unwrap();
+        let parcels: Vec<_> = packed.iter().map(|bytes| Parcel::decode(bytes).unwrap()).collect();
+        assert_eq!(parcels.iter().map(|parcel| parcel.tasks.len()).collect::<Vec<_>>(), [150, 50]);
+        assert_eq!([&parcels[0].tasks[..], &parcels[1].tasks[..]].concat(), ids);
+        let described = |parcel: &Parcel| {
+            let found = parcel.tasks.iter().filter_map(|&id| {
+                let (found, descriptor) = parcel.describe(id)?;
+                assert_eq!((found, descriptor.id), (&class, id));
+                Some(())
+            });
+            found.count()
+        };
+        assert_eq!(described(&parcels[1]), 50);
+        assert!((60..66).contains(&described(&parcels[0])), "{}", described(&parcels[0]));
+        assert!(packed.iter().all(|bytes| bytes.len() <= PARCEL_BYTES_MAX));
+    }
+
+    #[test]
+    fn descriptors_are_left_out_of_a_parcel_that_they_would_make_too_large() {
+        let classes = vec![TaskClass::relay("q")];
+        let chunk = Chunk { classes, tasks: vec![task(0, 0, PARCEL_BYTES_MAX)] };
+        let (run, epoch) = (RunId::new(1, 2), StoreEpoch::default());
+        let parcel =
+            Parcel { run, epoch, tasks: vec![TaskId::new(0, 0)], chunks: vec![(0, chunk)] };
+        let bytes = parcel.encode().unwrap();
+        assert_eq!(Parcel::decode(&bytes), Ok(Parcel { chunks: vec![], ..parcel.clone() }));
+        assert!(Parcel { tasks: vec![], ..parcel.clone() }.encode().is_err());
+        assert!(Parcel { tasks: vec![TaskId::new(0, 0); 257], ..parcel }.encode().is_err());
+    }
+}
