@@ -54,6 +54,12 @@ pub const HANDOFF_LARGE_REQUESTS_MAX: usize = 6;
 pub const HANDOFF_CONNECTIONS_MAX: usize = 256;
 /// Connections of a data port that have not finished their handshake; one more ends the oldest.
 pub const HANDOFF_HANDSHAKES_MAX: usize = 64;
+/// Percent of a worker's memory from which on the least recently used results go to disk.
+pub const MEMORY_SPILL_PERCENT: u64 = 60;
+/// Percent of a worker's memory from which on it starts no new sources.
+pub const MEMORY_HIGH_PERCENT: u64 = 80;
+/// Percent of a worker's memory from which on it runs one task at a time.
+pub const MEMORY_CRITICAL_PERCENT: u64 = 90;
 /// Publishes waiting for the broker's confirm, for one process.
 pub const UNCONFIRMED_MAX: usize = 512;
 /// One message: a parcel and its envelope.
@@ -89,6 +95,8 @@ pub const HANDOFF_STALL: Duration = Duration::from_secs(10);
 pub const HANDOFF_ANSWER: Duration = Duration::from_secs(120);
 /// A connection without requests is closed after this long.
 pub const HANDOFF_IDLE: Duration = Duration::from_secs(60);
+/// How long nothing is spilled after the disk refused a file: a full disk stays full for a while.
+pub const SPILL_PAUSE: Duration = Duration::from_secs(1);
 /// How long a request waits for a result to be confirmed. A consumer may hear of a commit from the
 /// store before the holder has its answer.
 pub const HANDOFF_CONFIRM_WAIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,98 @@
+//! The writing half: small results at once, large ones in pieces by turns.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bolthole_broker::handoff::Frame;
+use bolthole_broker::handoff::wire::{FrameWriter, WireError};
+use bolthole_broker::limits::HANDOFF_CHUNK_BYTES;
+use bytes::Bytes;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Answer, Request};
+use crate::hold::HeldValue;
+use crate::serve::Shared;
+
+/// Answers taken up between two pieces of large results: neither kind can starve the other.
+const BURST_MAX: usize = 32;
+
+/// A large result of which some bytes are still to be sent.
+struct Sending {
+    request: Arc<Request>,
+    index: u32,
+    rest: Bytes,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Writes answers until the queue ends.
+pub(super) async fn run(
+    writer: FrameWriter<OwnedWriteHalf>,
+    mut queue: mpsc::Receiver<Answer>,
+    shared: &Shared,
+) -> Result<(), WireError> {
+    let mut sender = Sender { writer, large: VecDeque::new(), shared };
+    loop {
+        if sender.large.is_empty() {
+            let Some(answer) = queue.recv().await else { return Ok(()) };
+            sender.answer(answer).await?;
+        }
+        for _ in 0..BURST_MAX {
+            let Ok(answer) = queue.try_recv() else { break };
+            sender.answer(answer).await?;
+        }
+        sender.next_piece().await?;
+        if sender.large.is_empty() && queue.is_empty() {
+            sender.writer.flush().await?;
+        }
+    }
+}
+
+struct Sender<'a> {
+    writer: FrameWriter<OwnedWriteHalf>,
+    large: VecDeque<Sending>,
+    shared: &'a Shared,
+}
+
+impl Sender<'_> {
+    async fn answer(&mut self, answer: Answer) -> Result<(), WireError> {
+        let (request, index, value, turn) = match answer {
+            Answer::Frame(frame) => return self.writer.send(&frame).await,
+            Answer::Result { request, index, value, turn } => (request, index, value, turn),
+        };
+        if request.is_cancelled() {
+            return Ok(());
+        }
+        let number = request.number;
+        let Some(HeldValue { bytes, digest, .. }) = value else {
+            return self.writer.send(&Frame::NotHeld { request: number, index }).await;
+        };
+        let length = bytes.len() as u64;
+        self.writer.send(&Frame::Found { request: number, index, length, digest }).await?;
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        if bytes.len() > HANDOFF_CHUNK_BYTES {
+            self.large.push_back(Sending { request, index, rest: bytes, _turn: turn });
+        } else if !bytes.is_empty() {
+            self.shared.sent_bytes.fetch_add(length, Ordering::Relaxed);
+            self.writer.send(&Frame::Chunk { request: number, index, bytes }).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the next piece of the large result whose turn it is.
+    async fn next_piece(&mut self) -> Result<(), WireError> {
+        let Some(mut sending) = self.large.pop_front() else { return Ok(()) };
+        if sending.request.is_cancelled() {
+            return Ok(());
+        }
+        let bytes = sending.rest.split_to(sending.rest.len().min(HANDOFF_CHUNK_BYTES));
+        self.shared.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let (request, index) = (sending.request.number, sending.index);
+        self.writer.send(&Frame::Chunk { request, index, bytes }).await?;
+        if !sending.rest.is_empty() {
+            self.large.push_back(sending);
+        }
+        Ok(())
+    }
+}
