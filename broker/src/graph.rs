@@ -19,7 +19,7 @@ pub mod segment;
 mod successors;
 
 pub use check::CallError;
-pub use segment::{CONSUMERS_PINNED, PushError, Segment, SegmentBuilder};
+pub use segment::{PushError, Segment, SegmentBuilder};
 
 /// One call of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

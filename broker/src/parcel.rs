@@ -2,13 +2,15 @@
 //! a cache; without them the worker reads the chunks from the store.
 //!
 //! ```text
-//! "BHP1" · run (16 bytes) · store epoch (20 bytes) · count · count × difference ·
+//! "BHP1" · run (16 bytes) · store epoch: length, text ·
+//!   count · count × difference ·
+//!   n, n × ( steps · generation · forwarded: 0, or its id + 1 ) ·
 //!   chunks: n, n × ( segment · length, descriptor chunk )
 //! ```
 //! Task ids stand in the order in which they are to be run, each as its difference to the one before
-//! (the first to 0), folded so that small negative numbers are short. Numbers are LEB128.
+//! (the first to 0), folded so that small negative numbers are short. Tasks that were rearmed or
+//! forwarded follow, each by its steps from the one before. Numbers are LEB128.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,45 +19,20 @@ use crate::descriptor::{CHUNK_OVERHEAD, Chunk, ChunkWriter, Descriptor, encode_c
 use crate::graph::Segment;
 use crate::id::{RunId, TaskId};
 use crate::limits::{CHUNK_TASKS, PARCEL_BYTES_MAX, PARCEL_TASKS_MAX};
+use crate::run::Ready;
+use crate::store::Epoch;
 use crate::task::TaskClass;
 use crate::wire::{Reader, WireError, put_bytes, put_varint};
 
 const MAGIC: [u8; 4] = *b"BHP1";
-/// Bytes of a parcel beside its tasks and chunks: magic, run, epoch, two counts.
-const HEAD_BYTES: usize = 4 + 16 + 20 + 2 + 2;
-/// Bytes of one difference between two ids of 48 bits, at the most.
-const TASK_BYTES: usize = 7;
+/// Bytes of an epoch: a Redis server's has 40.
+const EPOCH_BYTES_MAX: usize = 64;
+/// Bytes of a parcel beside its tasks and chunks: magic, run, epoch, three counts.
+const HEAD_BYTES: usize = 4 + 16 + 1 + EPOCH_BYTES_MAX + 3 * 2;
+/// Bytes of one task, at the most: the difference of ids of 48 bits, steps, generation, an id.
+const TASK_BYTES: usize = 7 + 2 + 2 + 7;
 /// Bytes of a chunk in a parcel beside its classes and tasks, at the most.
 const CHUNK_BYTES: usize = 5 + 3 + CHUNK_OVERHEAD;
-
-/// One life of the store's data: another epoch means that the store may have forgotten its last
-/// moments. 20 opaque bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct StoreEpoch([u8; 20]);
-
-impl StoreEpoch {
-    /// The epoch of these bytes.
-    pub const fn new(bytes: [u8; 20]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    pub const fn to_bytes(self) -> [u8; 20] {
-        self.0
-    }
-}
-
-impl fmt::Debug for StoreEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StoreEpoch({self})")
-    }
-}
-
-impl fmt::Display for StoreEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// Ready tasks of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +40,10 @@ pub struct Parcel {
     /// The run.
     pub run: RunId,
     /// The store's epoch in which they were found ready.
-    pub epoch: StoreEpoch,
+    pub epoch: Epoch,
     /// 1 to [`PARCEL_TASKS_MAX`] tasks in the order in which they are to be run; they may be of
     /// several segments.
-    pub tasks: Vec<TaskId>,
+    pub tasks: Vec<Ready>,
     /// Descriptors of some or all of them by segment.
     pub chunks: Vec<(u32, Chunk)>,
 }
@@ -90,19 +67,16 @@ impl Parcel {
         for (segment, chunk) in &self.chunks {
             chunks.push((*segment, chunk.encode()?));
         }
-        encode(self.run, self.epoch, &self.tasks, &chunks)
+        encode(self.run, &self.epoch, &self.tasks, &chunks)
     }
 
     /// Reads a parcel; trusts none of its bytes.
     pub fn decode(bytes: &Bytes) -> Result<Self, WireError> {
-        if bytes.len() > PARCEL_BYTES_MAX {
-            let (found, limit) = (bytes.len() as u64, PARCEL_BYTES_MAX as u64);
-            return Err(WireError::Limit { what: "bytes of a parcel", found, limit });
-        }
+        limit("bytes of a parcel", bytes.len(), PARCEL_BYTES_MAX)?;
         let mut reader = Reader::new(bytes);
         reader.magic(MAGIC, "a parcel")?;
         let run = RunId::from_bytes(reader.array("run")?);
-        let epoch = StoreEpoch::new(reader.array("store epoch")?);
+        let epoch = take_epoch(&mut reader)?;
         let tasks = take_tasks(&mut reader)?;
         let count = reader.bounded("chunks", tasks.len())?;
         let mut chunks = Vec::with_capacity(count);
@@ -130,14 +104,14 @@ impl Parcel {
     /// `describe` gives the descriptors that are at hand; as many ride along as fit.
     pub fn pack<'a>(
         run: RunId,
-        epoch: StoreEpoch,
-        ready: &[TaskId],
+        epoch: &Epoch,
+        ready: &[Ready],
         mut describe: impl FnMut(TaskId) -> Option<(&'a TaskClass, &'a Descriptor)>,
         max_tasks: usize,
     ) -> Result<Vec<Bytes>, WireError> {
         let max_tasks = max_tasks.clamp(1, PARCEL_TASKS_MAX);
         let parcels = ready.chunks(max_tasks).map(|tasks| {
-            let described: Vec<_> = tasks.iter().filter_map(|&task| describe(task)).collect();
+            let described: Vec<_> = tasks.iter().filter_map(|ready| describe(ready.task)).collect();
             encode(run, epoch, tasks, &pack_chunks(tasks.len(), described)?)
         });
         parcels.collect()
@@ -153,7 +127,7 @@ impl Segment {
     pub fn parcels(
         &self,
         run: RunId,
-        epoch: StoreEpoch,
+        epoch: &Epoch,
         ready: &[u16],
         max_tasks: usize,
     ) -> Result<Vec<Addressed>, WireError> {
@@ -190,11 +164,12 @@ impl Segment {
     fn address(
         &self,
         run: RunId,
-        epoch: StoreEpoch,
+        epoch: &Epoch,
         queue: &str,
         tasks: &[Described],
     ) -> Result<Addressed, WireError> {
-        let ids: Vec<_> = tasks.iter().map(|(index, _)| TaskId::new(self.number, *index)).collect();
+        let id = |index| Ready::first(TaskId::new(self.number, index));
+        let ids: Vec<_> = tasks.iter().map(|(index, _)| id(*index)).collect();
         let described = tasks.iter().filter_map(|(index, chunk)| {
             let task = chunk.task(*index)?;
             Some((chunk.class(task)?, task))
@@ -207,7 +182,7 @@ impl Segment {
     pub fn source_parcels(
         &self,
         run: RunId,
-        epoch: StoreEpoch,
+        epoch: &Epoch,
         max_tasks: usize,
     ) -> Result<Vec<Addressed>, WireError> {
         self.parcels(run, epoch, &self.sources, max_tasks)
@@ -253,13 +228,14 @@ fn pack_chunks(
 
 fn encode(
     run: RunId,
-    epoch: StoreEpoch,
-    tasks: &[TaskId],
+    epoch: &Epoch,
+    tasks: &[Ready],
     chunks: &[(u32, Vec<u8>)],
 ) -> Result<Bytes, WireError> {
-    if tasks.is_empty() || tasks.len() > PARCEL_TASKS_MAX {
-        let (found, limit) = (tasks.len() as u64, PARCEL_TASKS_MAX as u64);
-        return Err(WireError::Limit { what: "tasks of a parcel", found, limit });
+    limit("tasks of a parcel", tasks.len(), PARCEL_TASKS_MAX)?;
+    limit("bytes of a store epoch", epoch.0.len(), EPOCH_BYTES_MAX)?;
+    if tasks.is_empty() {
+        return Err(WireError::Invalid("a parcel without tasks"));
     }
     let bytes: usize = chunks.iter().map(|(_, chunk)| CHUNK_BYTES + chunk.len()).sum();
     let fits = HEAD_BYTES + TASK_BYTES * tasks.len() + bytes <= PARCEL_BYTES_MAX;
@@ -267,14 +243,8 @@ fn encode(
     let mut out = Vec::with_capacity(HEAD_BYTES + 2 * tasks.len() + bytes);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&run.to_bytes());
-    out.extend_from_slice(&epoch.to_bytes());
-    put_varint(&mut out, tasks.len() as u64);
-    let mut last = 0;
-    for task in tasks {
-        let bits = task.to_bits();
-        put_varint(&mut out, fold(bits.wrapping_sub(last)));
-        last = bits;
-    }
+    put_bytes(&mut out, epoch.0.as_bytes());
+    put_tasks(&mut out, tasks);
     put_varint(&mut out, chunks.len() as u64);
     for (segment, chunk) in chunks {
         put_varint(&mut out, u64::from(*segment));
@@ -283,7 +253,33 @@ fn encode(
     Ok(Bytes::from(out))
 }
 
-fn take_tasks(reader: &mut Reader<'_>) -> Result<Vec<TaskId>, WireError> {
+fn put_tasks(out: &mut Vec<u8>, tasks: &[Ready]) {
+    put_varint(out, tasks.len() as u64);
+    let mut last = 0;
+    for ready in tasks {
+        let bits = ready.task.to_bits();
+        put_varint(out, fold(bits.wrapping_sub(last)));
+        last = bits;
+    }
+    let special = |ready: &Ready| *ready != Ready::first(ready.task);
+    put_varint(out, tasks.iter().filter(|ready| special(ready)).count() as u64);
+    let mut last = 0;
+    for (place, ready) in tasks.iter().enumerate().filter(|(_, ready)| special(ready)) {
+        put_varint(out, (place - last) as u64);
+        last = place;
+        put_varint(out, u64::from(ready.generation));
+        put_varint(out, ready.forwarded.map_or(0, |task| task.to_bits() + 1));
+    }
+}
+
+fn take_epoch(reader: &mut Reader<'_>) -> Result<Epoch, WireError> {
+    let bytes = reader.bytes("store epoch")?;
+    limit("bytes of a store epoch", bytes.len(), EPOCH_BYTES_MAX)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| WireError::Invalid("store epoch"))?;
+    Ok(Epoch(text.to_owned()))
+}
+
+fn take_tasks(reader: &mut Reader<'_>) -> Result<Vec<Ready>, WireError> {
     let count = reader.bounded("tasks of a parcel", PARCEL_TASKS_MAX)?;
     if count == 0 {
         return Err(WireError::Invalid("a parcel without tasks"));
@@ -292,9 +288,26 @@ fn take_tasks(reader: &mut Reader<'_>) -> Result<Vec<TaskId>, WireError> {
     let mut last = 0_u64;
     for _ in 0..count {
         last = last.wrapping_add(unfold(reader.varint("task")?));
-        tasks.push(TaskId::from_bits(last).ok_or(WireError::Invalid("task"))?);
+        tasks.push(Ready::first(TaskId::from_bits(last).ok_or(WireError::Invalid("task"))?));
+    }
+    let mut place = 0;
+    for _ in 0..reader.bounded("rearmed tasks", count)? {
+        place += reader.bounded("steps", count)?;
+        let ready = tasks.get_mut(place).ok_or(WireError::Invalid("steps"))?;
+        ready.generation = u8::try_from(reader.bounded("generation", usize::from(u8::MAX))?)
+            .map_err(|_| WireError::Invalid("generation"))?;
+        let forwarded = reader.varint("forwarded task")?.checked_sub(1).map(TaskId::from_bits);
+        ready.forwarded =
+            forwarded.map(|task| task.ok_or(WireError::Invalid("forwarded task"))).transpose()?;
     }
     Ok(tasks)
+}
+
+fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), WireError> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(WireError::Limit { what, found: found as u64, limit: limit as u64 })
 }
 
 /// A difference in two's complement as a number that is small when the difference is: 0, -1, 1, …
@@ -325,16 +338,30 @@ mod tests {
         }
     }
 
+    fn epoch() -> Epoch {
+        Epoch("0123456789abcdef0123456789abcdef01234567".to_owned())
+    }
+
+    fn ready() -> impl Strategy<Value = Ready> {
+        let id = || (0_u64..1 << 48).prop_filter_map("48 bits", TaskId::from_bits);
+        let special = prop::option::weighted(0.2, (any::<u8>(), prop::option::of(id())));
+        (id(), special).prop_map(|(task, special)| {
+            let (generation, forwarded) = special.unwrap_or_default();
+            Ready { task, generation, forwarded }
+        })
+    }
+
     proptest! {
         #[test]
         fn a_parcel_reads_back(
             run: u128,
-            ids in prop::collection::vec(0_u64..1 << 48, 1..PARCEL_TASKS_MAX),
+            tasks in prop::collection::vec(ready(), 1..=PARCEL_TASKS_MAX),
         ) {
-            let tasks: Vec<_> = ids.iter().filter_map(|&bits| TaskId::from_bits(bits)).collect();
             let run = RunId::from_bytes(run.to_be_bytes());
-            let parcel = Parcel { run, epoch: StoreEpoch::new([7; 20]), tasks, chunks: vec![] };
-            prop_assert_eq!(Parcel::decode(&parcel.encode().unwrap()), Ok(parcel));
+            let parcel = Parcel { run, epoch: epoch(), tasks, chunks: vec![] };
+            let bytes = parcel.encode().unwrap();
+            prop_assert!(bytes.len() <= HEAD_BYTES + parcel.tasks.len() * TASK_BYTES);
+            prop_assert_eq!(Parcel::decode(&bytes), Ok(parcel));
         }
 
         #[test]
@@ -343,9 +370,9 @@ mod tests {
         ) {
             let class = TaskClass::relay("q");
             let tasks = [task(0, 1, 3), task(2, 0, 9)];
-            let ids = [tasks[1].id, tasks[0].id];
+            let ids = [Ready { generation: 3, ..Ready::first(tasks[1].id) }, Ready::first(tasks[0].id)];
             let describe = |id| tasks.iter().find(|task| task.id == id).map(|task| (&class, task));
-            let packed = Parcel::pack(RunId::new(1, 2), StoreEpoch::default(), &ids, describe, 9);
+            let packed = Parcel::pack(RunId::new(1, 2), &epoch(), &ids, describe, 9);
             let mut bytes = packed.unwrap().remove(0).to_vec();
             let at = at % bytes.len();
             bytes[at] = byte;
@@ -356,7 +383,7 @@ mod tests {
         #[test]
         fn any_bytes_are_no_panic(bytes: Vec<u8>) {
             let mut whole = MAGIC.to_vec();
-            whole.extend_from_slice(&[0; 36]);
+            whole.extend_from_slice(&[0; 17]);
             whole.extend_from_slice(&bytes);
             let _ = Parcel::decode(&Bytes::from(whole));
         }
@@ -371,17 +398,16 @@ mod tests {
             .zip(0_u16..)
             .map(|(task, index)| Descriptor { id: TaskId::new(task.id.segment(), index), ..task })
             .collect();
-        let ids: Vec<_> = tasks.iter().rev().map(|task| task.id).collect();
+        let ids: Vec<_> = tasks.iter().rev().map(|task| Ready::first(task.id)).collect();
         let describe = |id| tasks.iter().find(|task| task.id == id).map(|task| (&class, task));
-        let packed =
-            Parcel::pack(RunId::new(1, 2), StoreEpoch::default(), &ids, describe, 150).unwrap();
+        let packed = Parcel::pack(RunId::new(1, 2), &epoch(), &ids, describe, 150).unwrap();
         let parcels: Vec<_> = packed.iter().map(|bytes| Parcel::decode(bytes).unwrap()).collect();
         assert_eq!(parcels.iter().map(|parcel| parcel.tasks.len()).collect::<Vec<_>>(), [150, 50]);
         assert_eq!([&parcels[0].tasks[..], &parcels[1].tasks[..]].concat(), ids);
         let described = |parcel: &Parcel| {
-            let found = parcel.tasks.iter().filter_map(|&id| {
-                let (found, descriptor) = parcel.describe(id)?;
-                assert_eq!((found, descriptor.id), (&class, id));
+            let found = parcel.tasks.iter().filter_map(|ready| {
+                let (found, descriptor) = parcel.describe(ready.task)?;
+                assert_eq!((found, descriptor.id), (&class, ready.task));
                 Some(())
             });
             found.count()
@@ -395,12 +421,12 @@ mod tests {
     fn descriptors_are_left_out_of_a_parcel_that_they_would_make_too_large() {
         let classes = vec![TaskClass::relay("q")];
         let chunk = Chunk { classes, tasks: vec![task(0, 0, PARCEL_BYTES_MAX)] };
-        let (run, epoch) = (RunId::new(1, 2), StoreEpoch::default());
-        let parcel =
-            Parcel { run, epoch, tasks: vec![TaskId::new(0, 0)], chunks: vec![(0, chunk)] };
+        let tasks = vec![Ready::first(TaskId::new(0, 0))];
+        let (run, chunks) = (RunId::new(1, 2), vec![(0, chunk)]);
+        let parcel = Parcel { run, epoch: epoch(), tasks, chunks };
         let bytes = parcel.encode().unwrap();
         assert_eq!(Parcel::decode(&bytes), Ok(Parcel { chunks: vec![], ..parcel.clone() }));
         assert!(Parcel { tasks: vec![], ..parcel.clone() }.encode().is_err());
-        assert!(Parcel { tasks: vec![TaskId::new(0, 0); 257], ..parcel }.encode().is_err());
+        assert!(Parcel { tasks: vec![parcel.tasks[0]; 257], ..parcel }.encode().is_err());
     }
 }

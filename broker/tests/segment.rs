@@ -6,9 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use bolthole_broker::args::Arg;
 use bolthole_broker::descriptor::{Chunk, Descriptor};
-use bolthole_broker::graph::{CONSUMERS_PINNED, PushError, Segment, SegmentBuilder};
+use bolthole_broker::graph::{PushError, Segment, SegmentBuilder};
 use bolthole_broker::id::TaskId;
 use bolthole_broker::limits;
+use bolthole_broker::state::PINNED;
 use bolthole_broker::task::{RELAY, TaskClass};
 use bytes::Bytes;
 
@@ -80,7 +81,7 @@ fn assert_consistent(segments: &[Segment]) {
         for ((_, task), &consumers) in tasks.iter().zip(&segment.consumers) {
             let expected = successors.remove(&task.id).unwrap_or_default();
             assert!(expected.len() <= limits::FAN_OUT_MAX);
-            assert_eq!((consumers & !CONSUMERS_PINNED) as usize, expected.len());
+            assert_eq!((consumers & !PINNED) as usize, expected.len());
             assert_eq!(task.successors, expected.into_iter().collect::<Vec<_>>());
         }
     }
@@ -96,7 +97,7 @@ fn a_wide_task_serves_its_consumers_through_relays_of_its_segment() {
     let segments = stream.finish();
     assert_eq!(segments.len(), 2);
     assert_consistent(&segments);
-    assert_eq!(segments[0].consumers[0] & CONSUMERS_PINNED, CONSUMERS_PINNED);
+    assert_eq!(segments[0].consumers[0] & PINNED, PINNED);
     assert_eq!(segments[1].cross.len(), 2, "the first consumer, and the relay of all others");
     let used = segments.iter().flat_map(descriptors).filter(|(class, _)| class.task == "use");
     assert_eq!(used.count(), 100_000);

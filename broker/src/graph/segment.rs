@@ -18,11 +18,10 @@ use crate::args::Arg;
 use crate::descriptor::{CHUNK_OVERHEAD, Chunk, ChunkWriter, put_head, put_inputs, put_successors};
 use crate::id::TaskId;
 use crate::limits::{CHUNK_TASKS, SEGMENT_BYTES_MAX, SEGMENT_TASKS_MAX};
+use crate::run::SegmentDigest;
+use crate::state;
 use crate::task::TaskClass;
 use crate::wire::{WireError, put_varint};
-
-/// The bit of [`Segment::consumers`] that says the task is pinned: an output, or its handle lives.
-pub const CONSUMERS_PINNED: u32 = 1 << 31;
 
 /// Bytes of a descriptor beside its inputs, successors and arguments, at the most: index, class,
 /// three counts.
@@ -41,7 +40,7 @@ pub struct Segment {
     pub tasks: u32,
     /// For each task how many of its inputs are in this segment.
     pub pending: Vec<u32>,
-    /// For each task how many consumers it has in this segment, and [`CONSUMERS_PINNED`].
+    /// For each task how many consumers it has in this segment, and [`state::PINNED`].
     pub consumers: Vec<u32>,
     /// The descriptors: encoded [`Chunk`]s of [`CHUNK_TASKS`] tasks, the last one of fewer.
     pub chunks: Vec<Bytes>,
@@ -50,8 +49,8 @@ pub struct Segment {
     pub cross: Vec<(TaskId, u16)>,
     /// The tasks without any input, in the order in which they are to be run.
     pub sources: Vec<u16>,
-    /// BLAKE3 of the number and the chunks, from which all but the pins follows.
-    pub digest: [u8; 32],
+    /// The first bytes of BLAKE3 of the number and the chunks, from which all but the pins follows.
+    pub digest: SegmentDigest,
 }
 
 impl Segment {
@@ -223,6 +222,8 @@ impl SegmentBuilder {
             hash.update(&(chunk.len() as u64).to_be_bytes());
             hash.update(chunk);
         }
+        let mut digest = SegmentDigest::default();
+        hash.finalize_xof().fill(&mut digest);
         let segment = Segment {
             number: self.number,
             tasks: u32::try_from(self.tasks.len()).unwrap_or(u32::MAX),
@@ -231,7 +232,7 @@ impl SegmentBuilder {
             chunks,
             cross: std::mem::take(&mut self.cross),
             sources: self.sources(),
-            digest: *hash.finalize().as_bytes(),
+            digest,
         };
         *self = Self::new(self.number.saturating_add(1));
         Some(segment)
@@ -352,7 +353,7 @@ impl SegmentBuilder {
 }
 
 fn consumers(uses: u16) -> u32 {
-    let pinned = if uses & PINNED == 0 { 0 } else { CONSUMERS_PINNED };
+    let pinned = if uses & PINNED == 0 { 0 } else { state::PINNED };
     u32::from(uses & !PINNED) | pinned
 }
 
