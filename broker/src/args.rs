@@ -39,7 +39,7 @@ pub enum Arg {
 }
 
 /// A value could not be encoded.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// Its `Serialize` implementation said no.
     #[error("the value of type {type_name} cannot be encoded: {reason}")]
@@ -74,7 +74,8 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError> 
 impl Arg {
     /// The argument that carries `value`; a large one becomes a blob, whose bytes come beside it.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<(Self, Option<Bytes>), EncodeError> {
-        let encoded = Bytes::from(encode(value)?);
+        // Cut to size: the encoder starts with a buffer that most arguments do not fill.
+        let encoded = Bytes::from(encode(value)?.into_boxed_slice());
         if encoded.len() > limits::BLOB_BYTES_MAX {
             return Err(EncodeError::TooLarge {
                 type_name: std::any::type_name::<T>(),

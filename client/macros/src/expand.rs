@@ -1,0 +1,221 @@
+//! The code that stands beside the function.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Attribute, ItemFn, Result};
+
+use crate::function::{self, Argument, Parameter, Returns};
+use crate::options::{self, Options};
+use crate::signature;
+
+/// One task, read and understood.
+struct Task<'a> {
+    function: &'a ItemFn,
+    options: Options,
+    parameters: Vec<Parameter>,
+    arguments: Vec<Argument>,
+    returns: Returns,
+}
+
+/// The function as it was, and the struct, the body and the registration beside it.
+pub(crate) fn task(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let function: ItemFn = syn::parse2(item)?;
+    function::check(&function)?;
+    let options = options::parse(attribute)?;
+    let (parameters, arguments) = function::parameters(&function)?;
+    let returns = function::returns(&function, &options.root)?;
+    let task = Task { function: &function, options, parameters, arguments, returns };
+
+    let (outer, calls, entry) = (task.outer(), task.calls(), task.entry());
+    let (name, root, cfg) = (&function.sig.ident, &task.options.root, task.attributes("cfg"));
+    Ok(quote! {
+        #function
+
+        #outer
+
+        #(#cfg)*
+        #[allow(dead_code, clippy::all, clippy::pedantic, reason = "a task may be run by name only")]
+        impl #name {
+            #calls
+            #entry
+        }
+
+        #(#cfg)*
+        #root::__private::inventory::submit! { #name::__TASK }
+    })
+}
+
+impl Task<'_> {
+    fn attributes(&self, name: &str) -> Vec<&Attribute> {
+        self.function.attrs.iter().filter(|attribute| attribute.path().is_ident(name)).collect()
+    }
+
+    /// The struct that stands for the task among the types.
+    fn outer(&self) -> TokenStream {
+        let (visibility, name) = (&self.function.vis, &self.function.sig.ident);
+        let (cfg, doc) = (self.attributes("cfg"), self.attributes("doc"));
+        let deprecated = self.attributes("deprecated");
+        let heading = format!("The task `{name}`: `{name}::delayed(..)` is a call of it.");
+        quote! {
+            #(#cfg)*
+            #[doc = #heading]
+            #[doc = ""]
+            #(#doc)*
+            #(#deprecated)*
+            #[allow(non_camel_case_types, dead_code, reason = "named after its function")]
+            #visibility struct #name { _private: () }
+        }
+    }
+
+    /// `delayed`, `submit` and `map`.
+    fn calls(&self) -> TokenStream {
+        let (root, visibility) = (&self.options.root, &self.function.vis);
+        let value = &self.returns.value;
+        let names: Vec<_> = self.arguments.iter().map(|argument| &argument.name).collect();
+        let types: Vec<_> = self.arguments.iter().map(|argument| &argument.value).collect();
+        let count = names.len();
+        let kinds: Vec<_> = (0..count).map(|number| format_ident!("__{number}")).collect();
+        // One argument is mapped as it is, several as a tuple.
+        let items = if count == 1 { quote!(#(#kinds)*) } else { quote!((#(#kinds),*)) };
+        let item = if count == 1 { quote!(#(#names)*) } else { quote!((#(#names),*)) };
+        quote! {
+            /// A call that runs when a graph with it is submitted.
+            #[must_use]
+            #visibility fn delayed(#(#names: impl #root::IntoArg<#types>),*)
+                -> #root::Delayed<#value>
+            {
+                let mut __call = #root::__private::Encoder::new(Self::__TASK, #count);
+                #(__call.arg::<#types>(#names);)*
+                __call.finish()
+            }
+
+            /// A call that is submitted at once: to a client, an open run or a task's `Ctx`.
+            #visibility fn submit<__Target: #root::Submit>(
+                __target: &__Target,
+                #(#names: impl #root::IntoArg<#types>),*
+            ) -> __Target::Handle<#value> {
+                #root::Submit::submit_delayed(__target, Self::delayed(#(#names),*))
+            }
+
+            /// A call for each item; tuples, where the task has several arguments.
+            #[must_use]
+            #visibility fn map<#(#kinds: #root::IntoArg<#types>),*>(
+                __items: impl ::core::iter::IntoIterator<Item = #items>,
+            ) -> ::std::vec::Vec<#root::Delayed<#value>> {
+                ::core::iter::IntoIterator::into_iter(__items)
+                    .map(|#item| Self::delayed(#(#names),*))
+                    .collect()
+            }
+        }
+    }
+
+    /// What a worker knows of the task.
+    fn entry(&self) -> TokenStream {
+        let root = &self.options.root;
+        let private = quote!(#root::__private);
+        let function = &self.function.sig.ident;
+        let by_path = function.to_string();
+        let by_path = quote!(::core::concat!(::core::module_path!(), "::", #by_path));
+        let name = self.options.name.as_ref().map_or(by_path, ToTokens::to_token_stream);
+        let (signature, kind) = (self.signature(), &self.options.kind);
+        let (fields, values): (Vec<_>, Vec<_>) =
+            self.options.fields.iter().map(|(field, value)| (field, value)).unzip();
+        let attempt = self.attempt();
+        let body = if self.function.sig.asyncness.is_some() {
+            quote!(#private::Body::Async(|call| #private::settle_later(attempt(call))))
+        } else {
+            quote!(#private::Body::Sync(|call| #private::settle(attempt(call))))
+        };
+        quote! {
+            #[doc(hidden)]
+            const __TASK: &'static #private::TaskEntry = {
+                #attempt
+
+                fn options() -> #private::TaskOptions {
+                    #private::TaskOptions {
+                        #(#fields: #values,)*
+                        ..::core::default::Default::default()
+                    }
+                }
+
+                static TASK: #private::TaskEntry = #private::TaskEntry {
+                    name: #name,
+                    signature: #signature,
+                    kind: #private::TaskKind::#kind,
+                    options,
+                    body: #body,
+                    file: ::core::file!(),
+                    line: ::core::line!(),
+                };
+                &TASK
+            };
+        }
+    }
+
+    /// Decodes the arguments, calls the function and settles what it returned.
+    fn attempt(&self) -> TokenStream {
+        let private = {
+            let root = &self.options.root;
+            quote!(#root::__private)
+        };
+        let function = &self.function.sig.ident;
+        let is_async = self.function.sig.asyncness.is_some();
+        let values: Vec<_> =
+            (0..self.arguments.len()).map(|number| format_ident!("argument_{number}")).collect();
+        // An async attempt owns the call, since it outlives the worker's own frame.
+        let (call, lent) = if is_async {
+            (quote!(#private::Call), quote!(&call))
+        } else {
+            (quote!(&#private::Call), quote!(call))
+        };
+        let decode =
+            self.arguments.iter().zip(&values).enumerate().map(|(number, (argument, value))| {
+                let ty = &argument.value;
+                let get =
+                    Ident::new(if argument.borrowed { "lend" } else { "take" }, Span::call_site());
+                quote_spanned!(ty.span()=> let #value = #private::#get::<#ty>(#lent, #number)?;)
+            });
+        let given = self.parameters.iter().map(|parameter| match parameter {
+            Parameter::Argument(number) => {
+                let (argument, value) = (&self.arguments[*number], &values[*number]);
+                if argument.borrowed { quote!(&#value) } else { quote!(#value) }
+            }
+            Parameter::State { borrowed: false } => quote!(#private::state(#lent)?),
+            Parameter::State { borrowed: true } => quote!(&#private::state(#lent)?),
+            Parameter::Ctx { borrowed: true } => quote!(&call.ctx),
+            Parameter::Ctx { borrowed: false } => quote!(::core::clone::Clone::clone(&call.ctx)),
+        });
+        let (asyncness, wait) = is_async.then(|| (quote!(async), quote!(.await))).unzip();
+        let check = self.returns.plain.then(|| {
+            let ty = &self.returns.value;
+            quote_spanned! {ty.span()=>
+                #[allow(unused_imports, reason = "an alias of `Result` is told before")]
+                use #private::Otherwise as _;
+                #private::plain(#private::Returned::<#ty>::check());
+            }
+        });
+        let settle = Ident::new(self.returns.settle, Span::call_site());
+        let value = &self.returns.value;
+        let settle = quote_spanned!(value.span()=> #private::#settle);
+        quote! {
+            #asyncness fn attempt(call: #call)
+                -> ::core::result::Result<#private::Outcome, #private::Outcome>
+            {
+                #check
+                #(#decode)*
+                let returned = #function(#(#given),*) #wait;
+                ::core::result::Result::Ok(#settle(returned))
+            }
+        }
+    }
+
+    /// What travels, and so what a client and a worker must agree on: names of parameters, borrows
+    /// and errors may change, and `State` and `Ctx` come and go.
+    fn signature(&self) -> String {
+        let types = self.arguments.iter().map(|argument| &argument.value);
+        let arguments = signature::text(quote!((#(#types),*)));
+        let value = signature::text(self.returns.value.to_token_stream());
+        format!("{arguments} -> {value}")
+    }
+}
