@@ -102,6 +102,13 @@ pub const SPILL_PAUSE: Duration = Duration::from_secs(1);
 pub const HANDOFF_CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// A segment without progress for this long is scanned for lost work.
 pub const RECONCILE_AFTER: Duration = Duration::from_secs(10);
+/// Interval of AMQP heartbeats: a silent peer is given up after two. Shorter ones give up peers
+/// that are merely busy.
+pub const HEARTBEAT_SECONDS: u16 = 10;
+/// Control messages that a consumer takes from the broker ahead of being asked for them.
+pub const CONTROL_PREFETCH: u16 = 64;
+/// An answer of the broker to one request.
+pub const BROKER_DEADLINE: Duration = Duration::from_secs(10);
 /// Connecting to a server, handshake included: a user waits for it.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a publish waits, first for a connection, then for the broker's confirm.

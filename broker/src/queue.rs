@@ -16,6 +16,8 @@
 //! - A message may be lost (a broker that dies), duplicated or reordered. The store is the truth;
 //!   whoever relies on a message alone is wrong.
 
+mod amqp;
+mod backoff;
 mod delivery;
 mod error;
 mod memory;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use amqp::Amqp;
 pub use delivery::{ConsumeOptions, DeadLetter, Delivery, Epoch, Event, Tag};
 pub use error::{ConnectError, PublishError, QueueError};
 pub use memory::{Memory, MemoryBroker};
@@ -35,6 +38,8 @@ use crate::limits::MESSAGE_BYTES_MAX;
 /// A client of the message queue. Cheap to clone; all clones share their connections.
 #[derive(Debug, Clone)]
 pub enum Queue {
+    /// On RabbitMQ.
+    Amqp(Amqp),
     /// In memory.
     Memory(Memory),
 }
@@ -82,13 +87,14 @@ impl Queue {
     }
 
     /// [`Queue::connect`] with every setting.
-    pub async fn connect_with(_url: &str, _settings: Settings) -> Result<Self, ConnectError> {
-        Err(ConnectError::BadUrl("RabbitMQ is not supported yet".into()))
+    pub async fn connect_with(url: &str, settings: Settings) -> Result<Self, ConnectError> {
+        Amqp::connect(url, settings).await.map(Self::Amqp)
     }
 
     /// Makes the lanes of these queues, unless they exist. Consuming and publishing do it too.
     pub async fn declare(&self, queues: &[QueueName]) -> Result<(), QueueError> {
         match self {
+            Self::Amqp(amqp) => amqp.declare(queues).await,
             Self::Memory(memory) => memory.declare(queues),
         }
     }
@@ -98,6 +104,7 @@ impl Queue {
     pub async fn publish(&self, route: &Route, body: Bytes) -> Result<(), PublishError> {
         check_size(&body)?;
         match self {
+            Self::Amqp(amqp) => amqp.publish(route, body).await,
             Self::Memory(memory) => memory.publish(route, body),
         }
     }
@@ -109,10 +116,8 @@ impl Queue {
         messages: Vec<(Route, Bytes)>,
     ) -> Vec<Result<(), PublishError>> {
         match self {
-            Self::Memory(memory) => messages
-                .into_iter()
-                .map(|(route, body)| check_size(&body).and_then(|()| memory.publish(&route, body)))
-                .collect(),
+            Self::Amqp(amqp) => amqp.publish_all(messages).await,
+            Self::Memory(memory) => memory.publish_all(messages),
         }
     }
 
@@ -126,6 +131,7 @@ impl Queue {
     ) -> Result<(), PublishError> {
         check_size(&body)?;
         match self {
+            Self::Amqp(amqp) => amqp.publish_delayed(route, body, delay).await,
             Self::Memory(memory) => memory.publish_delayed(route, body, delay),
         }
     }
@@ -134,6 +140,7 @@ impl Queue {
     pub async fn broadcast(&self, body: Bytes) -> Result<(), PublishError> {
         check_size(&body)?;
         match self {
+            Self::Amqp(amqp) => amqp.broadcast(body).await,
             Self::Memory(memory) => memory.broadcast(&body),
         }
     }
@@ -143,6 +150,7 @@ impl Queue {
     pub async fn dead_letter(&self, body: Bytes, reason: &str) -> Result<(), PublishError> {
         check_size(&body)?;
         match self {
+            Self::Amqp(amqp) => amqp.dead_letter(body, reason).await,
             Self::Memory(memory) => memory.dead_letter(body, reason),
         }
     }
@@ -150,6 +158,7 @@ impl Queue {
     /// Reads up to `max` dead letters, the oldest first, and leaves them where they are.
     pub async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         match self {
+            Self::Amqp(amqp) => amqp.dead_letters(max).await,
             Self::Memory(memory) => Ok(memory.dead_letters(max)),
         }
     }
@@ -158,6 +167,7 @@ impl Queue {
     /// by [`Event`]s.
     pub fn consume(&self, options: ConsumeOptions) -> Consumer {
         match self {
+            Self::Amqp(amqp) => Consumer(ConsumerKind::Amqp(amqp.consume(options))),
             Self::Memory(memory) => Consumer(ConsumerKind::Memory(memory.consume(&options))),
         }
     }
@@ -165,6 +175,7 @@ impl Queue {
     /// Messages of a lane that no consumer holds.
     pub async fn depth(&self, route: &Route) -> Result<u32, QueueError> {
         match self {
+            Self::Amqp(amqp) => amqp.depth(route).await,
             Self::Memory(memory) => memory.depth(route),
         }
     }
@@ -172,23 +183,30 @@ impl Queue {
     /// Removes every waiting message of these queues, the delayed and the dead ones too.
     pub async fn purge_all(&self, queues: &[QueueName]) -> Result<(), QueueError> {
         match self {
-            Self::Memory(memory) => memory.purge_all(queues),
+            Self::Amqp(amqp) => amqp.purge_all(queues).await,
+            Self::Memory(memory) => {
+                memory.purge_all(queues);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Deletes everything of these queues, and the dead letters. A consumer that is still there
     /// declares its queues anew.
     pub async fn delete_all(&self, queues: &[QueueName]) -> Result<(), QueueError> {
         match self {
-            Self::Memory(memory) => memory.delete_all(queues),
+            Self::Amqp(amqp) => amqp.delete_all(queues).await,
+            Self::Memory(memory) => {
+                memory.delete_all(queues);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Whether the broker takes no messages for lack of memory or disk.
     pub fn is_blocked(&self) -> bool {
         match self {
+            Self::Amqp(amqp) => amqp.blocked().borrow().is_some(),
             Self::Memory(memory) => memory.blocked().borrow().is_some(),
         }
     }
@@ -197,6 +215,7 @@ impl Queue {
     /// there is none.
     pub async fn unblocked(&self) {
         let mut blocked = match self {
+            Self::Amqp(amqp) => amqp.blocked(),
             Self::Memory(memory) => memory.blocked(),
         };
         // An error means that the last sender is gone, and with it what could block.
@@ -207,6 +226,7 @@ impl Queue {
     /// fail.
     pub async fn close(&self) {
         match self {
+            Self::Amqp(amqp) => amqp.close().await,
             Self::Memory(_) => {}
         }
     }
@@ -224,6 +244,7 @@ fn check_size(body: &Bytes) -> Result<(), PublishError> {
 pub struct Consumer(ConsumerKind);
 
 enum ConsumerKind {
+    Amqp(amqp::AmqpConsumer),
     Memory(memory::MemoryConsumer),
 }
 
@@ -232,6 +253,7 @@ impl Consumer {
     /// and everything that had arrived was handed out. Can be cancelled without losing an event.
     pub async fn next(&mut self) -> Option<Event> {
         match &mut self.0 {
+            ConsumerKind::Amqp(amqp) => amqp.next().await,
             ConsumerKind::Memory(memory) => memory.next().await,
         }
     }
@@ -239,6 +261,7 @@ impl Consumer {
     /// The handle that settles this consumer's deliveries and steers it, from any task.
     pub fn settler(&self) -> Settler {
         Settler(match &self.0 {
+            ConsumerKind::Amqp(amqp) => SettlerKind::Amqp(amqp.settler()),
             ConsumerKind::Memory(memory) => SettlerKind::Memory(memory.settler()),
         })
     }
@@ -246,6 +269,7 @@ impl Consumer {
     /// Ends the subscription, and returns when the broker knows.
     pub async fn close(self) {
         match self.0 {
+            ConsumerKind::Amqp(amqp) => amqp.close().await,
             ConsumerKind::Memory(memory) => drop(memory),
         }
     }
@@ -258,6 +282,7 @@ pub struct Settler(SettlerKind);
 
 #[derive(Clone)]
 enum SettlerKind {
+    Amqp(amqp::AmqpSettler),
     Memory(memory::MemorySettler),
 }
 
@@ -266,6 +291,7 @@ impl Settler {
     /// settled before; in the first case it will be delivered again.
     pub async fn ack(&self, tag: Tag) -> bool {
         match &self.0 {
+            SettlerKind::Amqp(amqp) => amqp.ack(tag).await,
             SettlerKind::Memory(memory) => memory.ack(tag),
         }
     }
@@ -273,6 +299,7 @@ impl Settler {
     /// Acknowledges several, and says how many of them [`Settler::ack`] would have.
     pub async fn ack_many(&self, tags: &[Tag]) -> usize {
         match &self.0 {
+            SettlerKind::Amqp(amqp) => amqp.ack_many(tags).await,
             SettlerKind::Memory(memory) => memory.ack_many(tags),
         }
     }
@@ -281,6 +308,7 @@ impl Settler {
     /// for [`Settler::ack`].
     pub async fn give_back(&self, tag: Tag) -> bool {
         match &self.0 {
+            SettlerKind::Amqp(amqp) => amqp.give_back(tag).await,
             SettlerKind::Memory(memory) => memory.give_back(tag),
         }
     }
@@ -289,6 +317,7 @@ impl Settler {
     /// is still handed out. Holds across sessions.
     pub async fn pause_lo(&self) {
         match &self.0 {
+            SettlerKind::Amqp(amqp) => amqp.pause_lo(true).await,
             SettlerKind::Memory(memory) => memory.pause_lo(true),
         }
     }
@@ -296,6 +325,7 @@ impl Settler {
     /// Ends [`Settler::pause_lo`].
     pub async fn resume_lo(&self) {
         match &self.0 {
+            SettlerKind::Amqp(amqp) => amqp.pause_lo(false).await,
             SettlerKind::Memory(memory) => memory.pause_lo(false),
         }
     }
@@ -305,6 +335,7 @@ impl Settler {
     /// dropped.
     pub async fn stop(&self) {
         match &self.0 {
+            SettlerKind::Amqp(amqp) => amqp.stop().await,
             SettlerKind::Memory(memory) => memory.stop(),
         }
     }

@@ -146,9 +146,9 @@ pub enum QueueError {
     /// No answer in time.
     #[error("the broker did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The queue does not exist.
-    #[error("the broker has no queue for {0}: declare it first")]
-    NoSuchQueue(Route),
+    /// A queue does not exist.
+    #[error("a queue is not there, declare it first: {0}")]
+    NoSuchQueue(String),
     /// The broker said no.
     #[error("the broker refused: {0}")]
     Refused(String),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::check_size;
 use super::delivery::{ConsumeOptions, DeadLetter};
 use super::error::{PublishError, QueueError};
 use super::names::{BadName, Names, QueueName, Route, delay_class};
@@ -129,6 +130,14 @@ impl Memory {
         Ok(())
     }
 
+    pub(super) fn publish_all(
+        &self,
+        messages: Vec<(Route, Bytes)>,
+    ) -> Vec<Result<(), PublishError>> {
+        let publish = |(route, body)| check_size(&body).and_then(|()| self.publish(&route, body));
+        messages.into_iter().map(publish).collect()
+    }
+
     pub(super) fn publish_delayed(
         &self,
         route: &Route,
@@ -179,8 +188,8 @@ impl Memory {
     }
 
     pub(super) fn depth(&self, route: &Route) -> Result<u32, QueueError> {
-        let depth = self.broker.lock().depth(&self.names.lane(route));
-        depth.ok_or_else(|| QueueError::NoSuchQueue(route.clone()))
+        let queue = self.names.lane(route);
+        self.broker.lock().depth(&queue).ok_or(QueueError::NoSuchQueue(queue))
     }
 
     pub(super) fn purge_all(&self, queues: &[QueueName]) {

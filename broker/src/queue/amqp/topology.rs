@@ -1,0 +1,103 @@
+//! What is declared on the broker. Every declaration can be repeated.
+//!
+//! Arguments are explicit and few, so that every RabbitMQ from 3.10 to 4.3 takes them: an
+//! `x-queue-type`, because a virtual host may have another default; no lazy mode, no queue version,
+//! no delivery limit, no shared queue that is not durable.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use crate::clock::random_u64;
+use crate::limits::{CONTROL_BACKLOG_MAX, DEAD_LETTERS_MAX};
+use crate::queue::names::{Names, Route};
+
+/// A delay queue that nobody declares for this long is removed *with what it holds*. Publishers
+/// declare theirs anew every [`DELAY_RENEW`], which is what counts as use.
+const DELAY_EXPIRES: Duration = Duration::from_secs(600);
+
+/// How long a delay queue is taken to be there. With the longest delay added, far below
+/// [`DELAY_EXPIRES`].
+pub(super) const DELAY_RENEW: Duration = Duration::from_secs(60);
+
+type Arguments<'a> = &'a [(&'a str, AMQPValue)];
+
+fn table(arguments: Arguments<'_>) -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    for (name, value) in arguments {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+fn long(number: impl TryInto<i64>) -> AMQPValue {
+    AMQPValue::LongLongInt(number.try_into().unwrap_or(i64::MAX))
+}
+
+/// A durable queue, bound to the main exchange by its own name.
+async fn queue(
+    channel: &Channel,
+    names: &Names,
+    name: &str,
+    arguments: Arguments<'_>,
+) -> lapin::Result<()> {
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.into(), durable, table(arguments)).await?;
+    bind(channel, name, names.exchange()).await
+}
+
+async fn bind(channel: &Channel, queue: &str, exchange: &str) -> lapin::Result<()> {
+    let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(queue.into(), exchange.into(), queue.into(), options, arguments).await
+}
+
+/// What all share: both exchanges and the queue of dead letters.
+pub(super) async fn declare_base(channel: &Channel, names: &Names) -> lapin::Result<()> {
+    let control = names.control_exchange();
+    for (name, kind) in
+        [(names.exchange(), ExchangeKind::Direct), (control.as_str(), ExchangeKind::Fanout)]
+    {
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        channel.exchange_declare(name.into(), kind, durable, FieldTable::default()).await?;
+    }
+    queue(channel, names, &names.dead(), &[("x-max-length", long(DEAD_LETTERS_MAX))]).await
+}
+
+/// One lane.
+pub(super) async fn declare_lane(
+    channel: &Channel,
+    names: &Names,
+    route: &Route,
+) -> lapin::Result<()> {
+    queue(channel, names, &names.lane(route), &[]).await
+}
+
+/// The queue that holds messages for a lane back. All its messages have the same time to live,
+/// because only the head of a queue expires.
+pub(super) async fn declare_delay(
+    channel: &Channel,
+    names: &Names,
+    route: &Route,
+    class: Duration,
+) -> lapin::Result<()> {
+    let arguments = [
+        ("x-message-ttl", long(class.as_millis())),
+        ("x-expires", long(DELAY_EXPIRES.as_millis())),
+        ("x-dead-letter-exchange", AMQPValue::LongString(names.exchange().into())),
+        ("x-dead-letter-routing-key", AMQPValue::LongString(names.lane(route).into())),
+    ];
+    queue(channel, names, &names.delay(route, class), &arguments).await
+}
+
+/// A consumer's own control queue, which goes with its connection. Returns its name.
+pub(super) async fn declare_control(channel: &Channel, names: &Names) -> lapin::Result<String> {
+    let name = names.control_queue(random_u64());
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let arguments = table(&[("x-max-length", long(CONTROL_BACKLOG_MAX))]);
+    channel.queue_declare(name.as_str().into(), options, arguments).await?;
+    bind(channel, &name, &names.control_exchange()).await?;
+    Ok(name)
+}
