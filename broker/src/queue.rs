@@ -180,7 +180,8 @@ impl Queue {
         }
     }
 
-    /// Removes every waiting message of these queues, the delayed and the dead ones too.
+    /// Removes every waiting message of these queues, the delayed and the dead ones too, and
+    /// leaves them declared.
     pub async fn purge_all(&self, queues: &[QueueName]) -> Result<(), QueueError> {
         match self {
             Self::Amqp(amqp) => amqp.purge_all(queues).await,

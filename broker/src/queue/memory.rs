@@ -195,7 +195,9 @@ impl Memory {
     pub(super) fn purge_all(&self, queues: &[QueueName]) {
         let mut state = self.broker.lock();
         for route in queues.iter().flat_map(Route::both) {
-            state.purge(&self.names.lane(&route));
+            let queue = self.names.lane(&route);
+            state.declare(&queue);
+            state.purge(&queue);
         }
         state.forget_dead(&self.names);
     }
