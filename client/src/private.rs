@@ -108,6 +108,7 @@ pub fn returned_result<T: Output, E: TaskFailure>(result: Result<T, E>) -> Outco
 }
 
 /// A body returned a call whose result is to be its own.
+#[expect(clippy::needless_pass_by_value, reason = "as the body returned it")]
 pub fn returned_delayed<T: Output>(call: Delayed<T>) -> Outcome {
     match capture(&[&call]) {
         Ok(captured) => Outcome::Forwarded(Box::new(captured)),

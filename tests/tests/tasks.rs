@@ -1,5 +1,12 @@
 //! `#[task]` and the calls it makes, run in order by `bolthole::testing`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::needless_borrows_for_generic_args,
+    reason = "every form of parameter and argument is tried"
+)]
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -148,7 +155,8 @@ fn pair(pair: (u32, String)) -> String {
 
 #[task]
 fn pairs(pairs: Vec<(u32, String)>) -> String {
-    pairs.iter().map(|(number, text)| format!("{number} {text}")).collect()
+    let texts: Vec<_> = pairs.iter().map(|(number, text)| format!("{number} {text}")).collect();
+    texts.concat()
 }
 
 #[task]
@@ -221,6 +229,9 @@ fn fib(n: u64) -> Delayed<u64> {
 
 #[task]
 fn count_down(n: u64) -> Result<Delayed<u64>, String> {
+    if n > 1_000_000 {
+        return Err(format!("{n} is too far to count"));
+    }
     Ok(if n == 0 { identity::delayed(0) } else { count_down::delayed(n - 1) })
 }
 

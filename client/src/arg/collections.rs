@@ -35,6 +35,7 @@ macro_rules! references {
         }
 
         #[diagnostic::do_not_recommend]
+        #[allow(clippy::ref_option_ref, reason = "a field may be of that type")]
         impl<T> IntoArg<Option<T>> for &Option<$form> {
             fn put(self, call: &mut Encoder) -> Arg {
                 self.as_ref().map_or_else(nil, |some| some.refer(call))
