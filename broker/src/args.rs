@@ -122,6 +122,15 @@ impl Arg {
         }
     }
 
+    /// Gives every input its new number.
+    pub(crate) fn renumber(&mut self, number_of: &dyn Fn(u32) -> u32) {
+        match self {
+            Self::Input(number) => *number = number_of(*number),
+            Self::List(items) => items.iter_mut().for_each(|item| item.renumber(number_of)),
+            Self::Value(_) | Self::Blob { .. } => {}
+        }
+    }
+
     /// Reads what [`Arg::put`] wrote; `whole` is the buffer behind `reader`, of which values are
     /// slices without a copy. `inputs` bounds the input numbers.
     pub fn take(reader: &mut Reader<'_>, whole: &Bytes, inputs: u32) -> Result<Self, WireError> {

@@ -1,6 +1,8 @@
 //! From calls as they are captured to segments as they are staged.
 //!
 //! - [`Captured`], [`Node`]: a graph as the client's program wrote it down
+//! - [`plan`]: checked, without what nobody needs and what is there twice, in the order of its numbers
+//! - [`cut`]: a plan as segments
 //! - [`segment`]: calls one after the other, cut into segments; relays where a result is used by many
 
 use std::collections::HashMap;
@@ -13,12 +15,19 @@ use crate::task::TaskClass;
 
 mod check;
 mod classes;
+mod cull;
+pub mod cut;
+mod dedupe;
 mod inputs;
+mod order;
+pub mod plan;
 mod relay;
 pub mod segment;
 mod successors;
 
 pub use check::CallError;
+pub use cut::{Cut, CutError};
+pub use plan::{Plan, PlanError, plan};
 pub use segment::{PushError, Segment, SegmentBuilder};
 
 /// One call of a task.

@@ -169,7 +169,7 @@ impl SegmentBuilder {
         self.push_shared(class, inputs, args, pinned, |_| false)
     }
 
-    /// Like [`SegmentBuilder::push`]; `shared` says of an input of an earlier segment that this is
+    /// Like [`SegmentBuilder::push`]; `shared` says of an input (by its place in `inputs`) that this is
     /// not its only consumer in the segment under construction. Its consumers then share one edge.
     /// This may find even an empty segment full.
     pub(super) fn push_shared(
@@ -178,24 +178,28 @@ impl SegmentBuilder {
         inputs: &[TaskId],
         args: &[Arg],
         pinned: bool,
-        shared: impl Fn(TaskId) -> bool,
+        shared: impl Fn(usize) -> bool,
     ) -> Result<TaskId, PushError> {
         let args_bytes = check_args(args, inputs.len())?;
         if let Some(&bad) = inputs.iter().find(|&&input| !self.knows(input)) {
             return Err(PushError::Input(bad));
         }
         let class_index = self.classes.intern(class)?;
-        let routes: Vec<Route> = inputs
+        let relays = inputs
             .iter()
-            .map(|&input| self.relays.route(self.number, &self.uses, input, shared(input)))
-            .collect();
-        let relays = routes.iter().filter(|route| matches!(route, Route::NewRelay(_))).count();
+            .enumerate()
+            .filter(|&(n, &input)| matches!(self.route(input, shared(n)), Route::NewRelay(_)))
+            .count();
         let relay_class = match relays {
             0 => class_index,
             _ => self.classes.intern(&TaskClass::relay(&class.options.queue))?,
         };
         self.make_room([class_index, relay_class], inputs.len(), args_bytes, relays)?;
-        let sources = routes.into_iter().map(|route| self.follow(route, relay_class)).collect();
+        let sources = inputs
+            .iter()
+            .enumerate()
+            .map(|(n, &input)| self.source(input, shared(n), relay_class))
+            .collect();
         let id = self.add(class_index, sources, args, args_bytes);
         if pinned {
             self.uses[usize::from(id.index())] |= PINNED;
@@ -246,6 +250,10 @@ impl SegmentBuilder {
         }
     }
 
+    fn route(&self, input: TaskId, shared: bool) -> Route {
+        self.relays.route(self.number, &self.uses, input, shared)
+    }
+
     /// Refuses what does not fit, with so many relays before it.
     fn make_room(
         &self,
@@ -265,9 +273,10 @@ impl SegmentBuilder {
         if fits { Ok(()) } else { Err(PushError::Full) }
     }
 
-    /// The task that a route ends at; makes the relay that it asks for.
-    fn follow(&mut self, route: Route, relay_class: u32) -> TaskId {
-        match route {
+    /// The task that a consumer takes `input` from; makes the relay that is missing. Asks for the
+    /// route once more, because an input named twice needs only one relay.
+    fn source(&mut self, input: TaskId, shared: bool, relay_class: u32) -> TaskId {
+        match self.route(input, shared) {
             Route::From(source) => source,
             Route::NewRelay(source) => {
                 let relay = self.add(relay_class, vec![source], &[Arg::Input(0)], RELAY_ARGS);

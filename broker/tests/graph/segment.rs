@@ -1,21 +1,15 @@
 //! Segments against a naive recount of what was pushed.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
-
-use std::collections::{BTreeSet, HashMap};
-
 use bolthole_broker::args::Arg;
-use bolthole_broker::descriptor::{Chunk, Descriptor};
 use bolthole_broker::graph::{PushError, Segment, SegmentBuilder};
 use bolthole_broker::id::TaskId;
 use bolthole_broker::limits;
 use bolthole_broker::state::PINNED;
-use bolthole_broker::task::{RELAY, TaskClass};
+use bolthole_broker::task::RELAY;
 use bytes::Bytes;
+use proptest::prelude::*;
 
-fn class(task: &str) -> TaskClass {
-    TaskClass { task: task.to_owned(), ..TaskClass::relay("default") }
-}
+use crate::support::{assert_consistent, class, descriptors};
 
 /// Pushes, and takes a segment whenever the builder asks for it.
 struct Stream {
@@ -42,48 +36,6 @@ impl Stream {
     fn finish(mut self) -> Vec<Segment> {
         self.segments.extend(self.builder.take_segment());
         self.segments
-    }
-}
-
-fn descriptors(segment: &Segment) -> Vec<(TaskClass, Descriptor)> {
-    let chunks = segment.chunks.iter().map(|bytes| Chunk::decode(bytes, segment.number).unwrap());
-    let tasks = chunks.flat_map(|chunk| {
-        let tasks = chunk.tasks.clone();
-        tasks.into_iter().map(move |task| (chunk.class(&task).unwrap().clone(), task))
-    });
-    tasks.collect()
-}
-
-/// Everything a segment says of its tasks, counted again from their inputs alone.
-fn assert_consistent(segments: &[Segment]) {
-    for (number, segment) in segments.iter().enumerate() {
-        assert_eq!(segment.number as usize, number);
-        assert!(segment.tasks as usize <= limits::SEGMENT_TASKS_MAX);
-        assert!(segment.encoded_bytes() <= limits::SEGMENT_BYTES_MAX);
-        let tasks = descriptors(segment);
-        assert_eq!(tasks.len(), segment.tasks as usize);
-        let mut successors: HashMap<TaskId, BTreeSet<TaskId>> = HashMap::new();
-        let (mut pending, mut cross, mut sources) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, (_, task)) in tasks.iter().enumerate() {
-            assert_eq!(task.id, TaskId::new(segment.number, u16::try_from(index).unwrap()));
-            assert!(task.inputs.is_sorted_by(|a, b| a < b), "inputs ascend, each once");
-            assert!(task.inputs.iter().all(|&input| input < task.id), "edges go upwards");
-            let near = task.inputs.iter().filter(|input| input.segment() == segment.number);
-            pending.push(u32::try_from(near.clone().count()).unwrap());
-            near.for_each(|&input| _ = successors.entry(input).or_default().insert(task.id));
-            let far = task.inputs.iter().filter(|input| input.segment() < segment.number);
-            cross.extend(far.map(|&input| (input, task.id.index())));
-            sources.extend(task.inputs.is_empty().then_some(task.id.index()));
-        }
-        assert_eq!(segment.pending, pending);
-        assert_eq!(segment.cross, cross);
-        assert_eq!(segment.sources, sources, "all of one priority");
-        for ((_, task), &consumers) in tasks.iter().zip(&segment.consumers) {
-            let expected = successors.remove(&task.id).unwrap_or_default();
-            assert!(expected.len() <= limits::FAN_OUT_MAX);
-            assert_eq!((consumers & !PINNED) as usize, expected.len());
-            assert_eq!(task.successors, expected.into_iter().collect::<Vec<_>>());
-        }
     }
 }
 
@@ -128,7 +80,7 @@ fn a_segment_is_cut_by_its_bytes() {
 fn classes_of_many_options_count_as_bytes() {
     let mut builder = SegmentBuilder::new(0);
     let mut segments = Vec::new();
-    for number in 0..60_000 {
+    for number in 0..40_000 {
         let class = class(&format!("{number:0>100}"));
         if builder.push(&class, &[], &[], false) == Err(PushError::Full) {
             segments.extend(builder.take_segment());
@@ -191,4 +143,53 @@ fn sources_run_by_priority_and_then_in_order() {
         builder.push(&class, &[], &[], false).unwrap();
     }
     assert_eq!(builder.take_segment().unwrap().sources, [1, 3, 0, 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Tasks with up to four inputs from anywhere before, cut at any place.
+    #[test]
+    fn any_stream_is_cut_consistently(
+        calls in prop::collection::vec((prop::collection::vec(any::<u32>(), 0..4), 0_u8..40), 1..800),
+    ) {
+        let mut builder = SegmentBuilder::new(0);
+        let (mut segments, mut ids) = (Vec::new(), Vec::<TaskId>::new());
+        let mut named = Vec::new();
+        for (picks, dice) in calls {
+            // Small numbers come often: some tasks get many consumers.
+            let spread = if dice % 2 == 0 { 3 } else { usize::MAX };
+            let pick = |pick: &u32| ids.get(*pick as usize % ids.len().min(spread)).copied();
+            let inputs: Vec<_> = match ids.len() {
+                0 => vec![],
+                _ => picks.iter().filter_map(pick).collect(),
+            };
+            let args: Vec<_> = (0..inputs.len()).map(|n| Arg::Input(u32::try_from(n).unwrap())).collect();
+            ids.push(builder.push(&class("task"), &inputs, &args, dice == 7).unwrap());
+            named.push(inputs);
+            if dice == 0 {
+                segments.extend(builder.take_segment());
+            }
+        }
+        segments.extend(builder.take_segment());
+        assert_consistent(&segments);
+        let all: Vec<_> = segments.iter().flat_map(descriptors).collect();
+        let find = |id: TaskId| &all[all.binary_search_by_key(&id, |(_, task)| task.id).unwrap()];
+        for (id, inputs) in ids.iter().zip(named) {
+            let task = &find(*id).1;
+            for (arg, meant) in task.args.iter().zip(inputs) {
+                let Arg::Input(number) = arg else { panic!("{arg:?}") };
+                let mut found = task.inputs[*number as usize];
+                while find(found).0.task == RELAY {
+                    found = find(found).1.inputs[0];
+                }
+                prop_assert_eq!(found, meant);
+            }
+        }
+        for segment in &segments {
+            let mut sources: Vec<_> = segment.cross.iter().map(|(source, _)| source).collect();
+            sources.sort_unstable();
+            prop_assert!(sources.windows(3).all(|uses| uses[0] != uses[2]), "two edges at the most");
+        }
+    }
 }

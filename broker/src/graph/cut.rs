@@ -1,0 +1,117 @@
+//! A plan as segments, one at a time.
+
+use std::collections::HashMap;
+
+use super::plan::Plan;
+use super::segment::{PushError, Segment, SegmentBuilder};
+use crate::id::TaskId;
+use crate::limits::SEGMENT_TASKS_MAX;
+
+/// Cuts a plan into segments. Besides one segment it keeps 8 bytes for each call and 4 for each
+/// edge.
+#[derive(Debug)]
+pub struct Cut<'a> {
+    plan: &'a Plan,
+    builder: SegmentBuilder,
+    pinned: Vec<bool>,
+    /// The ids of the calls that have one, by place.
+    ids: Vec<TaskId>,
+    /// For each edge, in the order of the consumers' inputs and earlier inputs, the next consumer
+    /// of the same result.
+    next_uses: std::vec::IntoIter<u32>,
+}
+
+/// A call of a plan fits into no segment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("call {place} ({task}): {reason}")]
+pub struct CutError {
+    /// Its place in the captured graph.
+    pub place: u32,
+    /// The task's name.
+    pub task: String,
+    /// Why.
+    pub reason: PushError,
+}
+
+impl Plan {
+    /// Cuts the plan into segments, of which the first is number `first`. Outputs are pinned.
+    pub fn cut(&self, first: u32) -> Cut<'_> {
+        let mut pinned = vec![false; self.nodes.len()];
+        for &output in &self.outputs {
+            pinned[output as usize] = true;
+        }
+        Cut {
+            plan: self,
+            builder: SegmentBuilder::new(first),
+            pinned,
+            ids: Vec::with_capacity(self.nodes.len()),
+            next_uses: next_uses(self).into_iter(),
+        }
+    }
+}
+
+impl Cut<'_> {
+    /// The next segment; `None` after the last one.
+    pub fn next_segment(&mut self) -> Result<Option<Segment>, CutError> {
+        let mut inputs = Vec::new();
+        while let Some(node) = self.plan.nodes.get(self.ids.len()) {
+            inputs.clear();
+            inputs.extend(node.inputs.iter().map(|&input| self.ids[input as usize]));
+            inputs.extend_from_slice(&node.earlier);
+            let place = self.ids.len();
+            // Calls that the segment has room for, unless they are large: a relay that is made for
+            // consumers of the next segment does no harm.
+            let end = place + SEGMENT_TASKS_MAX - self.builder.len();
+            let next_uses = self.next_uses.as_slice();
+            let shared =
+                |input: usize| next_uses.get(input).is_some_and(|&next| (next as usize) < end);
+            let class = &self.plan.classes[node.class as usize];
+            let pinned = self.pinned[place];
+            let mut pushed = self.builder.push_shared(class, &inputs, &node.args, pinned, shared);
+            if pushed == Err(PushError::Full) && self.builder.is_empty() {
+                // Only its relays are too many.
+                pushed = self.builder.push(class, &inputs, &node.args, pinned);
+            }
+            match pushed {
+                Ok(id) => {
+                    self.ids.push(id);
+                    self.next_uses.by_ref().take(inputs.len()).for_each(drop);
+                }
+                Err(PushError::Full) => return Ok(self.builder.take_segment()),
+                Err(reason) => {
+                    let place = self.plan.captured[place];
+                    return Err(CutError { place, task: class.task.clone(), reason });
+                }
+            }
+        }
+        Ok(self.builder.take_segment())
+    }
+
+    /// The id of the call at this place of the plan, once its segment has been taken or begun.
+    pub fn id(&self, place: u32) -> Option<TaskId> {
+        self.ids.get(place as usize).copied()
+    }
+
+    /// The ids of the plan's calls by place; complete after the last segment.
+    pub fn into_ids(self) -> Vec<TaskId> {
+        self.ids
+    }
+}
+
+fn next_uses(plan: &Plan) -> Vec<u32> {
+    let mut coming = vec![u32::MAX; plan.nodes.len()];
+    let mut coming_earlier: HashMap<TaskId, u32> = HashMap::new();
+    let mut uses = Vec::new();
+    // From the last edge to the first, so that what is seen last comes next.
+    let places = (0..u32::try_from(plan.nodes.len()).unwrap_or(u32::MAX)).rev();
+    for (place, node) in places.zip(plan.nodes.iter().rev()) {
+        for &task in node.earlier.iter().rev() {
+            uses.push(coming_earlier.insert(task, place).unwrap_or(u32::MAX));
+        }
+        for &input in node.inputs.iter().rev() {
+            uses.push(std::mem::replace(&mut coming[input as usize], place));
+        }
+    }
+    uses.reverse();
+    uses
+}
