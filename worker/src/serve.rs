@@ -225,3 +225,6 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, evict: Arc<Notify>) {
         tracing::debug!(%error, "a connection to the data port ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

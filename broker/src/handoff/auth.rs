@@ -277,3 +277,6 @@ async fn receive<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Frame, Handshak
     stream.read_exact(body).await?;
     Ok(Frame::decode(prefix.kind, body)?)
 }
+
+#[cfg(test)]
+mod tests;

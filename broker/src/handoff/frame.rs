@@ -352,3 +352,6 @@ fn put_key(out: &mut BytesMut, key: &ResultKey) {
     out.put_u8(key.generation);
     out.put_u64(key.nonce);
 }
+
+#[cfg(test)]
+mod tests;
