@@ -25,7 +25,8 @@ pub enum Body {
 pub struct TaskEntry {
     /// Its name in every message, `module::path::function` unless the attribute names it.
     pub name: &'static str,
-    /// Its parameters and result as written, such as `(day: & Day) -> Day`.
+    /// The types that travel, such as `(Day, Vec<String>) -> Table`: without names, borrows, errors
+    /// and module paths, which may change while workers of both builds run.
     pub signature: &'static str,
     /// Its kind.
     pub kind: TaskKind,

@@ -34,7 +34,8 @@ use crate::handle::Handle;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no argument for a parameter of type `{P}`",
     label = "expected `{P}`, or a `Delayed` or `Handle` of it",
-    note = "a `{P}` may be given as it is, behind `&`, or as `Delayed`, `Handle` or `Blob` of it"
+    note = "a `{P}` may be given as it is or behind `&`, when it implements `serde::Serialize`, or \
+            as `Delayed`, `Handle` or `Blob` of it"
 )]
 pub trait IntoArg<P>: Sized {
     #[doc(hidden)]

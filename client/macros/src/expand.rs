@@ -1,11 +1,11 @@
 //! The code that stands beside the function.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, ItemFn, Result};
+use syn::{Attribute, Error, Item, ItemFn, Result};
 
-use crate::function::{self, Argument, Parameter, Returns};
+use crate::function::{self, Argument, Form, Parameter, Returns};
 use crate::options::{self, Options};
 use crate::signature;
 
@@ -20,7 +20,10 @@ struct Task<'a> {
 
 /// The function as it was, and the struct, the body and the registration beside it.
 pub(crate) fn task(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let function: ItemFn = syn::parse2(item)?;
+    let function: ItemFn = syn::parse2(item.clone()).map_err(|error| {
+        let other = syn::parse2::<Item>(item);
+        other.map_or(error, |other| Error::new_spanned(other, "a task is a function with a body"))
+    })?;
     function::check(&function)?;
     let options = options::parse(attribute)?;
     let (parameters, arguments) = function::parameters(&function)?;
@@ -153,60 +156,84 @@ impl Task<'_> {
         }
     }
 
+    /// `__private`, reported at `span` when something is wrong with what it is given.
+    fn private(&self, span: Span) -> TokenStream {
+        let root = &self.options.root;
+        let tokens = quote_spanned!(span=> #root::__private).into_iter();
+        let respan = |mut token: TokenTree| {
+            token.set_span(token.span().located_at(span));
+            token
+        };
+        tokens.map(respan).collect()
+    }
+
     /// Decodes the arguments, calls the function and settles what it returned.
     fn attempt(&self) -> TokenStream {
-        let private = {
-            let root = &self.options.root;
-            quote!(#root::__private)
-        };
+        let private = self.private(Span::call_site());
         let function = &self.function.sig.ident;
         let is_async = self.function.sig.asyncness.is_some();
         let values: Vec<_> =
             (0..self.arguments.len()).map(|number| format_ident!("argument_{number}")).collect();
         // An async attempt owns the call, since it outlives the worker's own frame.
-        let (call, lent) = if is_async {
-            (quote!(#private::Call), quote!(&call))
-        } else {
-            (quote!(&#private::Call), quote!(call))
-        };
+        let call_type = if is_async { quote!(#private::Call) } else { quote!(&#private::Call) };
+        let call = if is_async { quote!(&call) } else { quote!(call) };
         let decode =
             self.arguments.iter().zip(&values).enumerate().map(|(number, (argument, value))| {
                 let ty = &argument.value;
+                let private = self.private(ty.span());
                 let get =
                     Ident::new(if argument.borrowed { "lend" } else { "take" }, Span::call_site());
-                quote_spanned!(ty.span()=> let #value = #private::#get::<#ty>(#lent, #number)?;)
+                quote_spanned!(ty.span()=> let #value = #private::#get::<#ty>(#call, #number)?;)
             });
         let given = self.parameters.iter().map(|parameter| match parameter {
-            Parameter::Argument(number) => {
-                let (argument, value) = (&self.arguments[*number], &values[*number]);
-                if argument.borrowed { quote!(&#value) } else { quote!(#value) }
+            Parameter::Argument(number) if self.arguments[*number].borrowed => {
+                let value = &values[*number];
+                quote!(&#value)
             }
-            Parameter::State { borrowed: false } => quote!(#private::state(#lent)?),
-            Parameter::State { borrowed: true } => quote!(&#private::state(#lent)?),
+            Parameter::Argument(number) => values[*number].to_token_stream(),
+            Parameter::State { borrowed: false } => quote!(#private::state(#call)?),
+            Parameter::State { borrowed: true } => quote!(&#private::state(#call)?),
             Parameter::Ctx { borrowed: true } => quote!(&call.ctx),
             Parameter::Ctx { borrowed: false } => quote!(::core::clone::Clone::clone(&call.ctx)),
         });
         let (asyncness, wait) = is_async.then(|| (quote!(async), quote!(.await))).unzip();
-        let check = self.returns.plain.then(|| {
-            let ty = &self.returns.value;
-            quote_spanned! {ty.span()=>
-                #[allow(unused_imports, reason = "an alias of `Result` is told before")]
-                use #private::Otherwise as _;
-                #private::plain(#private::Returned::<#ty>::check());
-            }
-        });
-        let settle = Ident::new(self.returns.settle, Span::call_site());
-        let value = &self.returns.value;
-        let settle = quote_spanned!(value.span()=> #private::#settle);
+        let settled = self.settled();
         quote! {
-            #asyncness fn attempt(call: #call)
+            #asyncness fn attempt(call: #call_type)
                 -> ::core::result::Result<#private::Outcome, #private::Outcome>
             {
-                #check
                 #(#decode)*
                 let returned = #function(#(#given),*) #wait;
-                ::core::result::Result::Ok(#settle(returned))
+                ::core::result::Result::Ok(#settled)
             }
+        }
+    }
+
+    /// What becomes of `returned`.
+    fn settled(&self) -> TokenStream {
+        let value = &self.returns.value;
+        let span = value.span();
+        let private = self.private(span);
+        let error = self.returns.error.as_ref();
+        let error = error.map_or(quote!(_), ToTokens::to_token_stream);
+        match self.returns.form {
+            Form::Value => quote_spanned! {span=>
+                {
+                    #[allow(unused_imports, reason = "an alias of `Result` is told before")]
+                    use #private::Otherwise as _;
+                    #private::plain(#private::Returned::<#value>::check());
+                    #private::returned::<#value>(returned)
+                }
+            },
+            Form::Fallible => quote_spanned! {span=>
+                #private::returned_result::<#value, #error>(returned)
+            },
+            Form::Forwarded => quote_spanned! {span=>
+                #private::returned_delayed::<#value>(returned)
+            },
+            Form::FallibleForwarded => quote_spanned! {span=>
+                #private::returned_delayed_result::<#value, #error>(returned)
+            },
         }
     }
 

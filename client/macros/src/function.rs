@@ -32,10 +32,23 @@ pub(crate) enum Parameter {
 pub(crate) struct Returns {
     /// What the task's result is.
     pub(crate) value: Type,
-    /// The function of `__private` that takes what the function returned.
-    pub(crate) settle: &'static str,
-    /// Whether the text of the type says what it is, so that an alias would deceive.
-    pub(crate) plain: bool,
+    /// The error's type, where the text shows it.
+    pub(crate) error: Option<Type>,
+    /// What it does with the value.
+    pub(crate) form: Form,
+}
+
+/// How the text of the return type reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `T`
+    Value,
+    /// `Result<T, E>`
+    Fallible,
+    /// `Delayed<T>`
+    Forwarded,
+    /// `Result<Delayed<T>, E>`
+    FallibleForwarded,
 }
 
 /// Refuses what cannot be a task.
@@ -170,24 +183,30 @@ pub(crate) fn returns(function: &ItemFn, root: &Path) -> Result<Returns> {
         return Err(Error::new_spanned(inside, "a task's result owns its data"));
     }
     let last = last_segment(&whole);
-    if let Some(value) = last.filter(|last| last.ident == "Delayed").and_then(first_type) {
-        return Ok(Returns { value, settle: "returned_delayed", plain: false });
+    if let Some(value) = last.and_then(delayed_value) {
+        return Ok(Returns { value, error: None, form: Form::Forwarded });
     }
     let Some(result) = last.filter(|last| last.ident == "Result") else {
-        return Ok(Returns { value: whole, settle: "returned", plain: true });
+        return Ok(Returns { value: whole, error: None, form: Form::Value });
     };
-    let value = match first_type(result) {
-        Some(value) => value,
+    let mut types = types_of(result);
+    let value = match types.next() {
+        Some(value) => value.clone(),
         // The types stand elsewhere, as in `fmt::Result`.
         None => syn::parse2(
             quote_spanned!(whole.span()=> <#whole as #root::__private::Fallible>::Value),
         )?,
     };
-    let inner = last_segment(&value).filter(|last| last.ident == "Delayed").and_then(first_type);
-    Ok(match inner {
-        Some(value) => Returns { value, settle: "returned_delayed_result", plain: false },
-        None => Returns { value, settle: "returned_result", plain: false },
+    let error = types.next().cloned();
+    Ok(match last_segment(&value).and_then(delayed_value) {
+        Some(value) => Returns { value, error, form: Form::FallibleForwarded },
+        None => Returns { value, error, form: Form::Fallible },
     })
+}
+
+/// The `T` of a `Delayed<T>`.
+fn delayed_value(last: &PathSegment) -> Option<Type> {
+    if last.ident == "Delayed" { types_of(last).next().cloned() } else { None }
 }
 
 fn last_segment(ty: &Type) -> Option<&PathSegment> {
@@ -197,10 +216,13 @@ fn last_segment(ty: &Type) -> Option<&PathSegment> {
     }
 }
 
-fn first_type(segment: &PathSegment) -> Option<Type> {
-    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
-    arguments.args.iter().find_map(|argument| match argument {
-        GenericArgument::Type(ty) => Some(ty.clone()),
+fn types_of(segment: &PathSegment) -> impl Iterator<Item = &Type> {
+    let arguments = match &segment.arguments {
+        PathArguments::AngleBracketed(arguments) => Some(&arguments.args),
+        _ => None,
+    };
+    arguments.into_iter().flatten().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
         _ => None,
     })
 }

@@ -172,9 +172,11 @@ fn task_name(meta: &Meta) -> Result<LitStr> {
 
 fn integer<N: std::str::FromStr<Err: std::fmt::Display>>(meta: &Meta) -> Result<N> {
     let value = &meta.require_name_value()?.value;
-    let literal = syn::parse2::<LitInt>(value.to_token_stream())
-        .map_err(|_| Error::new_spanned(value, "expected an integer"))?;
-    literal.base10_parse()
+    let literal = syn::parse2::<LitInt>(value.to_token_stream());
+    literal.and_then(|literal| literal.base10_parse()).map_err(|_| {
+        let type_name = std::any::type_name::<N>();
+        Error::new_spanned(value, format!("expected an integer of type `{type_name}`"))
+    })
 }
 
 fn duration(text: &LitStr) -> Result<Duration> {
