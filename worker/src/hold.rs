@@ -414,3 +414,6 @@ async fn spill_while_alive(weak: Weak<Inner>, work: Arc<Notify>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

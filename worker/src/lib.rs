@@ -9,6 +9,8 @@
     )
 )]
 
+pub mod health;
 pub mod hold;
 pub mod memory;
+pub mod metrics;
 pub mod serve;

@@ -138,7 +138,9 @@ async fn impostor(answer: Vec<Frame>) -> Peer {
             let key = HandoffKey::new(Some(&secret()));
             let greeted = welcome(&mut stream, &key, incarnation, || Some(())).await;
             let mut out = BytesMut::new();
-            answer.iter().for_each(|frame| frame.encode(&mut out));
+            for frame in &answer {
+                frame.encode(&mut out);
+            }
             // The request is 5 + 4 + 33 bytes a key; one is enough to know that it came.
             if greeted.is_ok() && stream.read_exact(&mut [0; 42]).await.is_ok() {
                 let _ = stream.write_all(&out).await;

@@ -123,11 +123,11 @@ async fn many_fetches_share_one_connection() {
     let value = bytes(600 << 10);
     let wants: Vec<Want> = (0..64).map(|nonce| port.put(nonce, &value)).collect();
     let fetcher = fetcher();
-    let fetches = wants.into_iter().map(|want| {
+    let running = wants.into_iter().map(|want| {
         let (fetcher, peer) = (fetcher.clone(), port.peer.clone());
         tokio::spawn(async move { fetcher.fetch(&peer, vec![want]).await })
     });
-    for results in soon(join_all(fetches)).await {
+    for results in soon(join_all(running)).await {
         assert_eq!(results.unwrap(), [Ok(value.clone())]);
     }
     assert_eq!(port.server.stats().connections, 1);
