@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bolthole_broker::args::EncodeError;
+use bolthole_broker::clock;
 use bolthole_broker::graph::{Captured, Node};
 use bolthole_broker::id::TaskId;
 use bolthole_broker::registry::TaskEntry;
 use bolthole_broker::task::{TaskClass, TaskOptions};
-use bolthole_broker::{clock, limits};
 
 use crate::delayed::{AnyDelayed, CallNode, Extras};
 use crate::options::CallOptions;
@@ -33,17 +33,6 @@ pub enum CaptureError {
         /// The task's registered name.
         task: &'static str,
     },
-    /// The large arguments of the graph are more than a run may have.
-    #[error(
-        "the large arguments of the graph have {length} encoded bytes, more than the {limit} \
-         allowed; load them in a task instead"
-    )]
-    BlobsTooLarge {
-        /// Encoded bytes of all of them.
-        length: usize,
-        /// [`limits::RUN_BLOB_BYTES_MAX`].
-        limit: usize,
-    },
     /// More calls than a graph can count.
     #[error("the graph has more than {} calls; submit it in parts to an open run", u32::MAX)]
     TooManyCalls,
@@ -56,7 +45,6 @@ pub fn capture(outputs: &[&dyn AnyDelayed]) -> Result<Captured, CaptureError> {
         places: HashMap::new(),
         classes: HashMap::new(),
         bases: HashMap::new(),
-        blob_bytes: 0,
         now_ms: clock::unix_ms(),
     };
     for output in outputs {
@@ -73,7 +61,6 @@ struct Capture<'a> {
     classes: HashMap<(*const TaskEntry, Option<&'a CallOptions>), u32>,
     /// The attribute's options, which name times relative to now, asked for once.
     bases: HashMap<*const TaskEntry, TaskOptions>,
-    blob_bytes: usize,
     now_ms: u64,
 }
 
@@ -119,17 +106,8 @@ impl<'a> Capture<'a> {
         if let Some((number, source)) = &extras.error {
             return Err(CaptureError::Argument { task, number: *number, source: source.clone() });
         }
-        for (digest, bytes) in &extras.blobs {
-            if self.graph.blobs.insert(*digest, bytes.clone()).is_none() {
-                self.blob_bytes += bytes.len();
-            }
-        }
-        if self.blob_bytes > limits::RUN_BLOB_BYTES_MAX {
-            return Err(CaptureError::BlobsTooLarge {
-                length: self.blob_bytes,
-                limit: limits::RUN_BLOB_BYTES_MAX,
-            });
-        }
+        let blobs = extras.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
+        self.graph.blobs.extend(blobs);
         let mut earlier = Vec::with_capacity(extras.earlier.len());
         for (run, id) in &extras.earlier {
             if *self.graph.run.get_or_insert(*run) != *run {

@@ -14,7 +14,8 @@ pub struct Handle<T> {
 }
 
 impl<T> Handle<T> {
-    /// The handle of a task whose result is a `T`.
+    /// The handle of a task of which the caller knows that its result is a `T`: a worker that
+    /// decodes something else says so.
     pub fn new(run: RunId, task: TaskId) -> Self {
         Self { run, task, value: PhantomData }
     }

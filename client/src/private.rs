@@ -10,8 +10,10 @@ pub use bolthole_broker::inventory;
 pub use bolthole_broker::registry::{Body, BodyFuture, TaskEntry};
 pub use bolthole_broker::task::{Backoff, TaskKind, TaskOptions};
 
+use bolthole_broker::args::encode;
 use bolthole_broker::call::{Failure, Lent, State};
-use bolthole_broker::clock;
+use bolthole_broker::{clock, limits};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -103,8 +105,11 @@ pub fn returned<T: Output>(value: T) -> Outcome {
 }
 
 /// A body returned a value or an error.
-pub fn returned_result<T: Output, E: TaskFailure>(result: Result<T, E>) -> Outcome {
-    result.map_or_else(failed, Outcome::done)
+pub fn returned_result<T: Output, E: TaskFailure>(
+    result: Result<T, E>,
+    encode: EncodeFailure<E>,
+) -> Outcome {
+    result.map_or_else(|error| failed(error, encode), Outcome::done)
 }
 
 /// A body returned a call whose result is to be its own.
@@ -119,14 +124,41 @@ pub fn returned_delayed<T: Output>(call: Delayed<T>) -> Outcome {
 /// A body returned such a call or an error.
 pub fn returned_delayed_result<T: Output, E: TaskFailure>(
     result: Result<Delayed<T>, E>,
+    encode: EncodeFailure<E>,
 ) -> Outcome {
-    result.map_or_else(failed, returned_delayed)
+    result.map_or_else(|error| failed(error, encode), returned_delayed)
 }
 
-fn failed<E: TaskFailure>(error: E) -> Outcome {
+fn failed<E: TaskFailure>(error: E, encode: EncodeFailure<E>) -> Outcome {
+    let encoded = encode(&error);
     let error: Box<dyn Error + Send + Sync> = error.into();
-    Outcome::Failed(Failure::of(&*error))
+    Outcome::Failed(Failure { encoded, ..Failure::of(&*error) })
 }
+
+/// Encodes an error for whoever waits for the result, when its type can be.
+pub type EncodeFailure<E> = fn(&E) -> Option<Bytes>;
+
+/// Tells error types that can be encoded from the others: its own `encode` goes before that of
+/// [`Opaque`], and is there for types that implement `Serialize`.
+pub struct ErrorType<E>(PhantomData<E>);
+
+impl<E: Serialize> ErrorType<E> {
+    /// The encoded error, unless it is too large to travel with a failure.
+    pub fn encode(error: &E) -> Option<Bytes> {
+        let encoded = encode(error).ok()?;
+        (encoded.len() <= limits::ERROR_BYTES_MAX).then(|| Bytes::from(encoded))
+    }
+}
+
+/// Every other error type.
+pub trait Opaque<E> {
+    /// Nothing.
+    fn encode(_: &E) -> Option<Bytes> {
+        None
+    }
+}
+
+impl<E> Opaque<E> for ErrorType<E> {}
 
 fn chain(error: &(dyn Error + 'static)) -> String {
     Failure::of(error).chain.join(": ")

@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use bolthole::capture::capture;
-use bolthole::{Blob, CaptureError, Delayed, task};
+use bolthole::{Blob, CaptureError, Delayed, Handle, task};
 use bolthole_broker::args::Arg;
+use bolthole_broker::graph::plan;
+use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
 use bolthole_broker::task::{Backoff, TaskKind};
 use serde::{Deserialize, Serialize, Serializer};
@@ -58,6 +60,7 @@ fn a_call_used_twice_is_one_call_and_one_input() {
     let all = total::delayed(vec![&one, &two, &sum, &one]);
     let graph = capture(&[&all, &two]).unwrap();
     assert_eq!(graph.outputs, [3, 1]);
+    assert!(plan(graph.clone()).is_ok());
     let inputs: Vec<_> = graph.nodes.iter().map(|node| node.inputs.clone()).collect();
     assert_eq!(inputs, [vec![], vec![0], vec![1], vec![0, 1, 2]]);
     assert_eq!(graph.nodes[2].args, [Arg::Input(0), Arg::Input(0)]);
@@ -104,6 +107,30 @@ fn options_of_a_shared_call_make_another_call() {
     let other = one.clone().priority(1);
     assert_eq!(capture(&[&one, &other]).unwrap().nodes.len(), 2);
     assert_eq!(capture(&[&one, &one.clone()]).unwrap().nodes.len(), 1);
+}
+
+#[test]
+fn tasks_of_the_run_follow_the_other_inputs() {
+    let run = RunId::new(1, 1);
+    let (first, second) = (TaskId::new(0, 7), TaskId::new(0, 8));
+    let [first, second] = [first, second].map(|task| Handle::<u64>::new(run, task));
+    let one = next::delayed(1);
+    let all = total::delayed(vec![&first, &second, &first]);
+    let sum = add::delayed(&second, &one);
+    let graph = capture(&[&add::delayed(all, sum)]).unwrap();
+    assert_eq!(graph.run, Some(run));
+    assert_eq!(graph.nodes[0].earlier, [first.task(), second.task()]);
+    assert_eq!(graph.nodes[0].args, [Arg::List([0, 1, 0].map(Arg::Input).to_vec())]);
+    assert_eq!(
+        (&graph.nodes[2].inputs[..], &graph.nodes[2].earlier[..]),
+        (&[1][..], &[second.task()][..])
+    );
+    assert_eq!(graph.nodes[2].args, [Arg::Input(1), Arg::Input(0)]);
+    assert!(plan(graph).is_ok());
+
+    let other = Handle::<u64>::new(RunId::new(2, 2), TaskId::new(0, 0));
+    let mixed = capture(&[&add::delayed(&first, other)]);
+    assert!(matches!(mixed, Err(CaptureError::OtherRun { .. })), "{mixed:?}");
 }
 
 #[derive(Deserialize)]

@@ -29,7 +29,7 @@ fn diagnostics(library: &Path, case: &Path) -> Option<Vec<String>> {
     let mut bolthole = std::ffi::OsString::from("bolthole=");
     bolthole.push(library);
     let output = Command::new("rustc")
-        .args(["--edition=2024", "--crate-type=bin", "--emit=metadata", "--out-dir"])
+        .args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--out-dir"])
         .arg(out.path())
         .arg("-L")
         .arg(dependencies)
@@ -51,6 +51,13 @@ fn expected(source: &str) -> Vec<(usize, &str)> {
         Some((number - (text.len() - pointing.len()), pointing.trim()))
     });
     comments.collect()
+}
+
+#[test]
+fn strict_programs_have_nothing_to_complain_about() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui-pass/strict.rs");
+    let found = diagnostics(&library(), &case);
+    assert!(found.is_none(), "{}", found.unwrap().join("\n\n"));
 }
 
 #[test]

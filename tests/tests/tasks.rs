@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bolthole::testing::{Sequential, SequentialError};
 use bolthole::{Blob, Ctx, Delayed, State, task};
+use bolthole_broker::args::encode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +193,33 @@ fn tuples_mix_values_and_results() {
     ] {
         assert_eq!(run(&call), "1 x [1] [97]");
     }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Declined {
+    card: u64,
+}
+
+impl fmt::Display for Declined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "card {} was declined", self.card)
+    }
+}
+
+impl std::error::Error for Declined {}
+
+#[task]
+fn charge(card: u64) -> Result<(), Declined> {
+    Err(Declined { card })
+}
+
+#[test]
+fn an_error_that_can_be_encoded_travels_whole() {
+    let SequentialError::Failed { failure, .. } = fails(&charge::delayed(7)) else { panic!() };
+    assert_eq!(failure.chain, ["card 7 was declined"]);
+    assert_eq!(failure.encoded.unwrap(), encode(&Declined { card: 7 }).unwrap());
+    let SequentialError::Failed { failure, .. } = fails(&load::delayed("")) else { panic!() };
+    assert_eq!(failure.encoded, None);
 }
 
 #[task]

@@ -67,6 +67,7 @@ impl Task<'_> {
             #(#doc)*
             #(#deprecated)*
             #[allow(non_camel_case_types, dead_code, reason = "named after its function")]
+            #[allow(missing_debug_implementations, reason = "there are no values of it")]
             #visibility struct #name { _private: () }
         }
     }
@@ -214,27 +215,31 @@ impl Task<'_> {
         let value = &self.returns.value;
         let span = value.span();
         let private = self.private(span);
-        let error = self.returns.error.as_ref();
-        let error = error.map_or(quote!(_), ToTokens::to_token_stream);
-        match self.returns.form {
+        let (error, encode) = match &self.returns.error {
+            Some(error) => (quote!(#error), quote!(#private::ErrorType::<#error>::encode)),
+            None => (quote!(_), quote!(|_| ::core::option::Option::None)),
+        };
+        let settle = match self.returns.form {
             Form::Value => quote_spanned! {span=>
-                {
-                    #[allow(unused_imports, reason = "an alias of `Result` is told before")]
-                    use #private::Otherwise as _;
-                    #private::plain(#private::Returned::<#value>::check());
-                    #private::returned::<#value>(returned)
-                }
+                #private::plain(#private::Returned::<#value>::check());
+                #private::returned::<#value>(returned)
             },
             Form::Fallible => quote_spanned! {span=>
-                #private::returned_result::<#value, #error>(returned)
+                #private::returned_result::<#value, #error>(returned, #encode)
             },
             Form::Forwarded => quote_spanned! {span=>
                 #private::returned_delayed::<#value>(returned)
             },
             Form::FallibleForwarded => quote_spanned! {span=>
-                #private::returned_delayed_result::<#value, #error>(returned)
+                #private::returned_delayed_result::<#value, #error>(returned, #encode)
             },
-        }
+        };
+        quote! {{
+            // These say what is left when a type has no function of its own.
+            #[allow(unused_imports, reason = "which one is needed depends on the types")]
+            use #private::{Opaque as _, Otherwise as _};
+            #settle
+        }}
     }
 
     /// What travels, and so what a client and a worker must agree on: names of parameters, borrows
