@@ -12,6 +12,7 @@
 pub mod args;
 pub mod call;
 pub mod clock;
+pub mod control;
 pub mod descriptor;
 pub mod error;
 pub mod graph;

@@ -1,0 +1,355 @@
+//! The worker's decisions. Events come in, [`Effect`]s go out; no I/O, no waiting, no clock of its
+//! own. Everything that happens to a task on this worker happens in one of the `on_` functions.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::descriptor::Chunk;
+use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use bolthole_broker::parcel::Parcel;
+use bolthole_broker::queue::{Delivery, Epoch, Tag};
+use bolthole_broker::run::{Commit, FreedResult, LeaseRequest, OutboxId, Ready, Retry};
+use bolthole_broker::task::TaskKind;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::flight::{Key, Kept, Runnable, TaskInfo, Wanted};
+
+mod batch;
+mod commits;
+mod finish;
+mod parcels;
+mod tick;
+
+use batch::Batches;
+pub(crate) use parcels::ParcelId;
+use parcels::Parcels;
+
+/// A task's work should last about this long between two looks at the queue.
+const PARCEL_WORK: Duration = Duration::from_millis(3);
+/// Tasks that may follow each other without a commit between them.
+const LAZY_CHAIN_MAX: u16 = 64;
+
+/// What the worker must do.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Get what these tasks need.
+    Prepare { run: RunId, tasks: Vec<Wanted> },
+    /// Run these, in order of their priority and id.
+    Start(Vec<Runnable>),
+    /// Send a commit.
+    Commit { run: RunId, commit: Commit },
+    /// Ring for tasks that run elsewhere.
+    Publish(Publish),
+    /// Settle a delivery.
+    Ack(Tag),
+    /// A commit has named these results: they may be served.
+    Confirm(Vec<(Key, u64)>),
+    /// These results lost a race, or nobody needs them.
+    Discard(Vec<(Key, u64)>),
+    /// The store has freed these results.
+    Freed { run: RunId, freed: Vec<FreedResult> },
+    /// The run takes no commits any more.
+    RunOver { run: RunId, gone: bool },
+    /// Note a failed attempt, and ring for the next one when it is due.
+    Retry { run: RunId, retry: Retry, info: TaskInfo },
+    /// Ring again later for a task that this build cannot run.
+    Park { run: RunId, ready: Ready, info: TaskInfo, message: String },
+    /// Take or prolong leases.
+    Lease { run: RunId, requests: Vec<LeaseRequest> },
+    /// Delete outbox entries.
+    Settle { run: RunId, sequences: Vec<u64> },
+    /// A slot's thread is stuck in a task that has run out of time: start another one.
+    SpareSlot,
+}
+
+/// Tasks to ring for, and on whose account.
+#[derive(Debug)]
+pub(crate) struct Publish {
+    pub(crate) run: RunId,
+    pub(crate) ready: Vec<Ready>,
+    /// Whether receivers must ask the store first.
+    pub(crate) check: bool,
+    pub(crate) ticket: Ticket,
+}
+
+/// What waits for a publication.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ticket {
+    pub(crate) outbox: Option<u64>,
+    pub(crate) parcel: Option<ParcelId>,
+}
+
+/// Where a task is on this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Preparing,
+    /// On the bench or on a slot.
+    Running,
+    /// Waiting for its commit, or in one.
+    Finished,
+}
+
+/// A task on this worker, from the moment it is known here until it is committed or dropped.
+#[derive(Debug)]
+struct Flight {
+    ready: Ready,
+    stage: Stage,
+    parcel: Option<ParcelId>,
+    /// The outbox entry of ours that released it.
+    outbox: Option<u64>,
+    info: Option<TaskInfo>,
+    nonce: u64,
+    attempt: u32,
+    leased: bool,
+    cancel: Option<CancellationToken>,
+    result: Option<Kept>,
+    /// Tasks between it and the last commit.
+    depth: u16,
+    /// Tasks that run on its uncommitted value.
+    continued: Vec<Key>,
+    /// What it came from is void: its end is dropped.
+    void: bool,
+}
+
+/// What the core must know of the worker it decides for.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) index: WorkerIndex,
+    pub(crate) address: String,
+    pub(crate) slots: usize,
+    pub(crate) queues: HashSet<String>,
+}
+
+/// Looks up descriptors that are at hand.
+pub(crate) trait Describe {
+    /// The task's descriptor, without waiting.
+    fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo>;
+}
+
+/// The worker's state.
+#[derive(Debug)]
+pub(crate) struct Core {
+    me: Identity,
+    flights: HashMap<Key, Flight>,
+    parcels: Parcels,
+    batches: Batches,
+    /// Releases of each of our outbox entries that are neither published nor committed.
+    releasing: HashMap<(RunId, u64), usize>,
+    /// Commits under way, with what each finishes.
+    committing: HashMap<OutboxId, (RunId, Commit)>,
+    /// How long tasks take here, in seconds: a moving average.
+    task_seconds: f64,
+    draining: bool,
+}
+
+impl Core {
+    pub(crate) fn new(me: Identity) -> Self {
+        Self {
+            batches: Batches::new(me.incarnation),
+            me,
+            flights: HashMap::new(),
+            parcels: Parcels::default(),
+            releasing: HashMap::new(),
+            committing: HashMap::new(),
+            task_seconds: PARCEL_WORK.as_secs_f64(),
+            draining: false,
+        }
+    }
+
+    /// Tasks that one slot should have before it looks for more.
+    pub(crate) fn tasks_per_slot(&self) -> usize {
+        let fit = PARCEL_WORK.as_secs_f64() / self.task_seconds.max(1e-7);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to 1..=256 first"
+        )]
+        let fit = fit.clamp(1.0, 256.0) as usize;
+        fit
+    }
+
+    /// Tasks here that have not ended.
+    pub(crate) fn load(&self) -> usize {
+        self.flights.values().filter(|flight| flight.stage != Stage::Finished).count()
+    }
+
+    /// Whether nothing is left to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.batches.is_empty() && self.parcels.len() == 0
+    }
+
+    /// What this worker has in flight, for its record.
+    pub(crate) fn in_flight(&self) -> Vec<(RunId, Vec<TaskId>)> {
+        let mut by_run: HashMap<RunId, Vec<TaskId>> = HashMap::new();
+        for (run, task) in self.flights.keys() {
+            by_run.entry(*run).or_default().push(*task);
+        }
+        by_run.into_iter().collect()
+    }
+
+    /// A delivery has arrived. Tasks that are in flight here already are left to those.
+    pub(crate) fn on_delivery(
+        &mut self,
+        delivery: &Delivery,
+        parcel: Parcel,
+        fresh: bool,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let run = parcel.run;
+        let chunks: Vec<(u32, Arc<Chunk>)> = parcel
+            .chunks
+            .into_iter()
+            .map(|(segment, chunk)| (segment, Arc::new(chunk)))
+            .collect();
+        let new: Vec<TaskId> = parcel
+            .tasks
+            .into_iter()
+            .filter(|task| !self.flights.contains_key(&(run, *task)))
+            .collect();
+        let id = self.parcels.open(delivery.tag, new.len(), now);
+        let tasks: Vec<Wanted> = new
+            .into_iter()
+            .map(|task| {
+                let of_segment = chunks.iter().filter(|(segment, _)| *segment == task.segment());
+                let mut found = of_segment.filter_map(|(_, chunk)| TaskInfo::find(chunk, task.index()));
+                let wanted = Wanted {
+                    ready: Ready::first(task),
+                    info: found.next(),
+                    check: !fresh || delivery.redelivered,
+                    lazy: false,
+                };
+                self.take_off(run, &wanted, Some(id), None, 0);
+                wanted
+            })
+            .collect();
+        let mut effects = Vec::new();
+        if !tasks.is_empty() {
+            effects.push(Effect::Prepare { run, tasks });
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    /// A session with the queue ended: its deliveries come again. What runs here runs on; its
+    /// commits decide.
+    pub(crate) fn on_session_lost(&mut self, epoch: Epoch) {
+        self.parcels.forget_session(epoch);
+    }
+
+    /// A publication was confirmed, or given up: then reconciling rings for it.
+    pub(crate) fn on_published(
+        &mut self,
+        publish: &Publish,
+        confirmed: bool,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(parcel) = publish.ticket.parcel {
+            self.parcels.confirmed(parcel, publish.ready.len());
+        }
+        if let Some(sequence) = publish.ticket.outbox.filter(|_| confirmed) {
+            self.release_settled(publish.run, sequence, publish.ready.len());
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    /// No new work; what is on its way here but has not begun is given back to the queue.
+    pub(crate) fn on_drain(&mut self, started: &HashSet<Key>, now: Instant) -> Vec<Effect> {
+        self.draining = true;
+        let waiting: Vec<Key> = self
+            .flights
+            .iter()
+            .filter(|(key, flight)| flight.stage != Stage::Finished && !started.contains(*key))
+            .map(|(key, _)| *key)
+            .collect();
+        let mut effects = Vec::new();
+        for key in waiting {
+            self.give_away(key, true, &mut effects);
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    /// A task enters.
+    fn take_off(
+        &mut self,
+        run: RunId,
+        wanted: &Wanted,
+        parcel: Option<ParcelId>,
+        outbox: Option<u64>,
+        depth: u16,
+    ) {
+        let flight = Flight {
+            ready: wanted.ready,
+            stage: Stage::Preparing,
+            parcel,
+            outbox,
+            info: wanted.info.clone(),
+            nonce: 0,
+            attempt: 1,
+            leased: false,
+            cancel: None,
+            result: None,
+            depth,
+            continued: Vec::new(),
+            void: false,
+        };
+        self.flights.insert((run, wanted.ready.task), flight);
+    }
+
+    /// A task leaves: committed, dropped, or published.
+    fn land(&mut self, key: Key) -> Option<Flight> {
+        let flight = self.flights.remove(&key)?;
+        if let Some(parcel) = flight.parcel {
+            self.parcels.task_over(parcel);
+        }
+        if let Some(sequence) = flight.outbox {
+            self.release_settled(key.0, sequence, 1);
+        }
+        Some(flight)
+    }
+
+    /// A task leaves by being published; its delivery and outbox entry wait for the confirm.
+    fn give_away(&mut self, key: Key, check: bool, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flights.remove(&key) else { return };
+        if let Some(cancel) = flight.cancel {
+            cancel.cancel();
+        }
+        let ticket = Ticket { outbox: flight.outbox, parcel: flight.parcel };
+        if let Some(parcel) = flight.parcel {
+            self.parcels.publishing(parcel, 1);
+            self.parcels.task_over(parcel);
+        }
+        let ready = vec![flight.ready];
+        effects.push(Effect::Publish(Publish { run: key.0, ready, check, ticket }));
+    }
+
+    /// `count` releases of an outbox entry are taken care of.
+    fn release_settled(&mut self, run: RunId, sequence: u64, count: usize) {
+        let Some(open) = self.releasing.get_mut(&(run, sequence)) else { return };
+        *open = open.saturating_sub(count);
+        if *open == 0 {
+            self.releasing.remove(&(run, sequence));
+            self.batches.settle(run, sequence);
+        }
+    }
+
+    fn settle_deliveries(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        effects.extend(self.parcels.take_settled(now).into_iter().map(Effect::Ack));
+    }
+
+    /// Whether a task of this class may follow `flight` before the commit, on its value alone.
+    fn may_continue(&self, info: &TaskInfo, depth: u16) -> bool {
+        let class = info.class();
+        depth < LAZY_CHAIN_MAX
+            && !self.draining
+            && info.descriptor().inputs.len() == 1
+            && class.kind != TaskKind::Effect
+            && class.options.not_before_ms.is_none()
+            && self.me.queues.contains(&class.options.queue)
+    }
+}

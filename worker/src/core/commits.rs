@@ -1,0 +1,250 @@
+//! Commits go out, answers come back.
+
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::locator::Locator;
+use bolthole_broker::run::{Commit, Committed, Finished, OutboxId, Ready};
+use bolthole_broker::state::{RunState, StateByte, TaskState};
+use tokio::time::Instant;
+
+use super::batch::Entry;
+use super::{Core, Describe, Effect, Publish, Ticket};
+use crate::flight::{Key, Wanted};
+
+impl Core {
+    /// Commits that are due; `starving` when a slot has nothing to run.
+    pub(crate) fn due_commits(&mut self, now: Instant, starving: bool) -> Vec<Effect> {
+        let due = self.batches.take_due(now, starving);
+        due.into_iter()
+            .map(|(run, commit)| {
+                self.committing.insert(commit.outbox, (run, commit.clone()));
+                Effect::Commit { run, commit }
+            })
+            .collect()
+    }
+
+    /// When to look for due commits again.
+    pub(crate) fn next_commit(&self) -> Option<Instant> {
+        self.batches.next_due()
+    }
+
+    /// A commit was answered. `blocked` when the queue takes no messages: then all that was
+    /// released runs here.
+    pub(crate) fn on_committed(
+        &mut self,
+        id: OutboxId,
+        reply: Committed,
+        known: &impl Describe,
+        blocked: bool,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some((run, commit)) = self.committing.remove(&id) else { return effects };
+        self.batches.answered(run, commit.segment, now);
+        match reply {
+            Committed::Written { ready, freed, run: state } => {
+                self.written(run, &commit, ready, known, blocked, &mut effects);
+                if !freed.is_empty() {
+                    effects.push(Effect::Freed { run, freed });
+                }
+                if !state.is_running() {
+                    self.run_over(run, Some(state), &mut effects);
+                }
+            }
+            Committed::Superseded(states) => {
+                self.superseded(run, commit, &states, now, &mut effects);
+            }
+            Committed::NotRunning(state) => {
+                for finished in &commit.finished {
+                    let key = (run, TaskId::new(commit.segment, finished.index));
+                    self.drop_result(key, &mut effects);
+                }
+                self.run_over(run, state, &mut effects);
+            }
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    fn written(
+        &mut self,
+        run: RunId,
+        commit: &Commit,
+        ready: Vec<Ready>,
+        known: &impl Describe,
+        blocked: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let sequence = commit.outbox.sequence;
+        if !ready.is_empty() {
+            self.releasing.insert((run, sequence), ready.len());
+        }
+        // What was released runs on the account of the delivery that released it.
+        let first = commit.finished.first();
+        let first = first.map(|finished| (run, TaskId::new(commit.segment, finished.index)));
+        let parcel = first.and_then(|key| self.flights.get(&key)).and_then(|flight| flight.parcel);
+        let (kept, published) = self.share(run, ready, sequence, blocked);
+        let tasks: Vec<Wanted> = kept
+            .into_iter()
+            .map(|ready| {
+                let info = known.describe(run, ready.task);
+                // A recomputation or a forwarded task brings its own history.
+                let check = ready.generation > 0;
+                let wanted = Wanted { ready, info, check, lazy: false };
+                self.take_off(run, &wanted, parcel, Some(sequence), 0);
+                wanted
+            })
+            .collect();
+        if let Some(parcel) = parcel {
+            self.parcels.add_tasks(parcel, tasks.len());
+            self.parcels.publishing(parcel, published.len());
+        }
+        if !tasks.is_empty() {
+            effects.push(Effect::Prepare { run, tasks });
+        }
+        if !published.is_empty() {
+            let check = published.iter().any(|ready| ready.generation > 0 || ready.forwarded.is_some());
+            let ticket = Ticket { outbox: Some(sequence), parcel };
+            effects.push(Effect::Publish(Publish { run, ready: published, check, ticket }));
+        }
+        let mut confirmed = Vec::with_capacity(commit.finished.len());
+        for finished in &commit.finished {
+            let key = (run, TaskId::new(commit.segment, finished.index));
+            if let Some(flight) = self.land(key) {
+                confirmed.push((key, flight.nonce));
+            }
+        }
+        effects.push(Effect::Confirm(confirmed));
+    }
+
+    /// Which of the released tasks run here: those that run already, and as many as the slots are
+    /// short of. The rest is for everyone.
+    fn share(
+        &mut self,
+        run: RunId,
+        ready: Vec<Ready>,
+        sequence: u64,
+        blocked: bool,
+    ) -> (Vec<Ready>, Vec<Ready>) {
+        let wanted = self.me.slots * self.tasks_per_slot();
+        let mut room = if self.draining { 0 } else { wanted.saturating_sub(self.load()) };
+        if blocked && !self.draining {
+            room = usize::MAX;
+        }
+        let (mut kept, mut published) = (Vec::new(), Vec::new());
+        for ready in ready {
+            if let Some(flight) = self.flights.get_mut(&(run, ready.task)) {
+                flight.outbox = Some(sequence);
+            } else if room > 0 {
+                room -= 1;
+                kept.push(ready);
+            } else {
+                published.push(ready);
+            }
+        }
+        (kept, published)
+    }
+
+    /// Some of the tasks were finished, rearmed or leased by others: those are dropped with all that
+    /// was computed from them here, the others are committed again.
+    fn superseded(
+        &mut self,
+        run: RunId,
+        commit: Commit,
+        states: &[(StateByte, Locator)],
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        // The releases of single tasks are not in the commit any more; their descriptors have them.
+        for sequence in &commit.settled {
+            self.batches.settle(run, *sequence);
+        }
+        for (finished, (state, locator)) in commit.finished.into_iter().zip(states) {
+            let key = (run, TaskId::new(commit.segment, finished.index));
+            let pending = state.state() == TaskState::Pending;
+            let strict = super::batch::stands_alone(&finished.end, None);
+            let again = pending && state.generation() == finished.generation && !strict;
+            if again {
+                self.commit_again(key, finished, commit.spawn, now);
+            } else if !pending && self.is_mine(key, *locator) {
+                if let Some(flight) = self.land(key) {
+                    effects.push(Effect::Confirm(vec![(key, flight.nonce)]));
+                }
+            } else {
+                self.drop_result(key, effects);
+            }
+        }
+    }
+
+    fn commit_again(
+        &mut self,
+        key: Key,
+        finished: Finished,
+        spawn: Option<(u32, bolthole_broker::run::SegmentDigest)>,
+        now: Instant,
+    ) {
+        let Some(flight) = self.flights.get(&key) else { return };
+        let Some(info) = flight.info.as_ref() else { return };
+        let entry = Entry {
+            finished,
+            successors: info.descriptor().successors.clone(),
+            inputs: info.inputs(&flight.ready).to_vec(),
+            alone: spawn.is_some(),
+            spawn,
+        };
+        self.batches.add(key.0, key.1.segment(), entry, now);
+    }
+
+    /// Whether the committed locator is the one of this attempt: its own commit, whose answer was
+    /// lost, or a twin's with the same value.
+    fn is_mine(&self, key: Key, locator: Locator) -> bool {
+        let result = self.flights.get(&key).and_then(|flight| flight.result.as_ref());
+        result.is_some_and(|result| result.locator == locator)
+    }
+
+    /// The end of this attempt does not count; nor does anything computed from it.
+    pub(super) fn drop_result(&mut self, key: Key, effects: &mut Vec<Effect>) {
+        let mut doomed = vec![key];
+        while let Some(key) = doomed.pop() {
+            let Some(flight) = self.flights.get_mut(&key) else { continue };
+            doomed.append(&mut flight.continued);
+            if let Some(cancel) = &flight.cancel {
+                cancel.cancel();
+            }
+            effects.push(Effect::Discard(vec![(key, flight.nonce)]));
+            if flight.stage == super::Stage::Finished {
+                self.batches.remove(key.0, key.1);
+                self.land(key);
+            } else {
+                flight.void = true;
+            }
+        }
+    }
+
+    /// The run takes no commits any more: everything of it here is dropped.
+    pub(crate) fn run_over(
+        &mut self,
+        run: RunId,
+        state: Option<RunState>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let keys: Vec<Key> = self.flights.keys().filter(|key| key.0 == run).copied().collect();
+        let under_way: Vec<Key> = self
+            .committing
+            .values()
+            .filter(|(of, _)| *of == run)
+            .flat_map(|(_, commit)| {
+                let tasks = commit.finished.iter();
+                tasks.map(move |finished| (run, TaskId::new(commit.segment, finished.index)))
+            })
+            .collect();
+        for key in keys {
+            if !under_way.contains(&key) {
+                self.drop_result(key, effects);
+            }
+        }
+        self.batches.drop_run(run);
+        self.releasing.retain(|(of, _), _| *of != run);
+        let gone = state.is_none_or(|state| matches!(state, RunState::Cancelled | RunState::Purging));
+        effects.push(Effect::RunOver { run, gone });
+    }
+}

@@ -1,0 +1,291 @@
+//! From a task that is prepared to a task that has ended.
+
+use bolthole_broker::error::{TaskError, TaskErrorKind};
+use bolthole_broker::run::{End, Finished, Ready, Retry};
+use bolthole_broker::task::TaskKind;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::batch::{Entry, stands_alone};
+use super::{Core, Describe, Effect, Publish, Stage, Ticket};
+use crate::flight::{Ended, Finish, Kept, Key, Prepared, TaskInfo, Wanted};
+
+impl Core {
+    /// Preparations have ended.
+    pub(crate) fn on_prepared(
+        &mut self,
+        prepared: Vec<(Key, Prepared)>,
+        random: u64,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut start = Vec::new();
+        for (key, prepared) in prepared {
+            let void = self.flights.get(&key).is_none_or(|flight| flight.void);
+            if void {
+                self.land(key);
+                continue;
+            }
+            match prepared {
+                Prepared::Run(runnable) => {
+                    if let Some(flight) = self.flights.get_mut(&key) {
+                        flight.stage = Stage::Running;
+                        flight.ready = runnable.ready;
+                        flight.info = Some(runnable.info.clone());
+                        flight.nonce = runnable.nonce;
+                        flight.attempt = runnable.attempt;
+                        flight.leased = runnable.leased;
+                        flight.cancel = Some(runnable.cancel.clone());
+                        start.push(*runnable);
+                    }
+                }
+                other => self.settle_unrun(key, other, random, now, &mut effects),
+            }
+        }
+        if !start.is_empty() {
+            effects.push(Effect::Start(start));
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    /// A task that will not run here.
+    fn settle_unrun(
+        &mut self,
+        key: Key,
+        prepared: Prepared,
+        random: u64,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match prepared {
+            Prepared::Run(_) => {}
+            Prepared::Relayed { ready, info, nonce, result } => {
+                self.know(key, ready, info, nonce);
+                self.finish(key, done(result, false), None, now);
+            }
+            Prepared::Skip { ready, info, cause } => {
+                self.know(key, ready, info, 0);
+                self.finish(key, End::Skipped { cause }, None, now);
+            }
+            Prepared::Fail { ready, info, attempt, kind, message } => {
+                self.know(key, ready, info, 0);
+                if let Some(flight) = self.flights.get_mut(&key) {
+                    flight.attempt = attempt;
+                }
+                let ended = Ended::Failed {
+                    kind,
+                    chain: vec![message],
+                    backtrace: None,
+                    encoded: None,
+                    retryable: false,
+                };
+                self.fail(key, ended, random, now, effects);
+            }
+            Prepared::Elsewhere(_) => self.give_away(key, false, effects),
+            Prepared::Park { info, message } => {
+                if let Some(flight) = self.land(key) {
+                    effects.push(Effect::Park { run: key.0, ready: flight.ready, info, message });
+                }
+            }
+            Prepared::Drop { rearmed } => {
+                self.land(key);
+                if !rearmed.is_empty() {
+                    let ticket = Ticket::default();
+                    let publish = Publish { run: key.0, ready: rearmed, check: true, ticket };
+                    effects.push(Effect::Publish(publish));
+                }
+            }
+        }
+    }
+
+    fn know(&mut self, key: Key, ready: Ready, info: TaskInfo, nonce: u64) {
+        if let Some(flight) = self.flights.get_mut(&key) {
+            flight.ready = ready;
+            flight.info = Some(info);
+            flight.nonce = nonce;
+        }
+    }
+
+    /// Attempts have ended on their slots.
+    pub(crate) fn on_finished(
+        &mut self,
+        finished: Vec<Finish>,
+        known: &impl Describe,
+        random: u64,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for finish in finished {
+            self.task_seconds += (finish.took.as_secs_f64() - self.task_seconds) / 16.0;
+            let key = finish.key;
+            let current = self.flights.get(&key);
+            let current = current.is_some_and(|flight| {
+                flight.stage == Stage::Running && flight.nonce == finish.nonce && !flight.void
+            });
+            if !current {
+                effects.push(Effect::Discard(vec![(key, finish.nonce)]));
+                if self.flights.get(&key).is_some_and(|flight| flight.void) {
+                    self.land(key);
+                }
+                continue;
+            }
+            match finish.ended {
+                Ended::Done(result) => {
+                    let effect = self.kind_of(key) == TaskKind::Effect;
+                    self.finish(key, done(result, effect), finish.spawn, now);
+                    if finish.spawn.is_none() && !effect {
+                        self.continue_from(key, known, &mut effects);
+                    }
+                }
+                Ended::Forwarded(to) => {
+                    self.finish(key, End::Forwarded { to }, finish.spawn, now);
+                }
+                failed @ Ended::Failed { .. } => self.fail(key, failed, random, now, &mut effects),
+            }
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    fn kind_of(&self, key: Key) -> TaskKind {
+        let info = self.flights.get(&key).and_then(|flight| flight.info.as_ref());
+        info.map(|info| info.class().kind).unwrap_or_default()
+    }
+
+    /// A task has ended: it waits for its commit.
+    pub(super) fn finish(
+        &mut self,
+        key: Key,
+        end: End,
+        spawn: Option<(u32, bolthole_broker::run::SegmentDigest)>,
+        now: Instant,
+    ) {
+        let Some(flight) = self.flights.get_mut(&key) else { return };
+        let Some(info) = flight.info.clone() else {
+            self.land(key);
+            return;
+        };
+        flight.stage = Stage::Finished;
+        if let End::Done { locator, record, .. } = &end {
+            flight.result = Some(Kept { locator: *locator, record: record.clone() });
+        }
+        let forwards = matches!(end, End::Forwarded { .. });
+        let entry = Entry {
+            alone: stands_alone(&end, spawn.as_ref()),
+            successors: if forwards { Vec::new() } else { info.descriptor().successors.clone() },
+            inputs: info.inputs(&flight.ready).to_vec(),
+            finished: Finished {
+                index: key.1.index(),
+                generation: flight.ready.generation,
+                end,
+                lease: flight.leased.then_some(flight.nonce),
+            },
+            spawn,
+        };
+        self.batches.add(key.0, key.1.segment(), entry, now);
+    }
+
+    /// Runs on with the successors that need nothing but this result, before it is committed.
+    fn continue_from(&mut self, key: Key, known: &impl Describe, effects: &mut Vec<Effect>) {
+        let (run, _) = key;
+        let Some(flight) = self.flights.get(&key) else { return };
+        let (depth, parcel) = (flight.depth + 1, flight.parcel);
+        let Some(info) = flight.info.clone() else { return };
+        let mut tasks = Vec::new();
+        for successor in &info.descriptor().successors {
+            let next = (run, *successor);
+            let Some(info) = known.describe(run, *successor) else { continue };
+            if self.flights.contains_key(&next)
+                || !self.may_continue(&info, depth)
+                || tasks.len() >= self.me.slots
+            {
+                continue;
+            }
+            let ready = Ready::first(*successor);
+            let wanted = Wanted { ready, info: Some(info), check: false, lazy: true };
+            self.take_off(run, &wanted, parcel, None, depth);
+            if let Some(parcel) = parcel {
+                self.parcels.add_tasks(parcel, 1);
+            }
+            if let Some(flight) = self.flights.get_mut(&key) {
+                flight.continued.push(next);
+            }
+            tasks.push(wanted);
+        }
+        if !tasks.is_empty() {
+            effects.push(Effect::Prepare { run, tasks });
+        }
+    }
+
+    /// An attempt has failed: the next one is noted, or the task has failed.
+    pub(super) fn fail(
+        &mut self,
+        key: Key,
+        ended: Ended,
+        random: u64,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Ended::Failed { kind, chain, backtrace, encoded, retryable } = ended else { return };
+        let Some(flight) = self.flights.get(&key) else { return };
+        let Some(info) = flight.info.clone() else { return };
+        let options = &info.class().options;
+        if retryable && flight.attempt <= options.retries {
+            let wait = options.backoff.wait(flight.attempt, random);
+            let retry = Retry {
+                task: key.1,
+                generation: flight.ready.generation,
+                attempt: flight.attempt,
+                lease: flight.leased.then_some(flight.nonce),
+                delay_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            };
+            effects.push(Effect::Retry { run: key.0, retry, info });
+            return;
+        }
+        let error = TaskError {
+            kind,
+            name: info.class().task.clone(),
+            run: key.0,
+            task: key.1,
+            attempt: flight.attempt,
+            worker: self.me.address.clone(),
+            chain,
+            backtrace,
+            encoded,
+        };
+        let error = Bytes::from(error.encode());
+        self.finish(key, End::Failed { error }, None, now);
+    }
+
+    /// A failed attempt was noted, and its next one rung for.
+    pub(crate) fn on_retried(&mut self, key: Key, now: Instant) -> Vec<Effect> {
+        self.land(key);
+        let mut effects = Vec::new();
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    /// A task has run longer than its class allows. Its thread cannot be stopped; its end will be
+    /// dropped and another thread takes its place.
+    pub(super) fn time_out(&mut self, key: Key, random: u64, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flights.get(&key) else { return };
+        if let Some(cancel) = &flight.cancel {
+            cancel.cancel();
+        }
+        let limit = flight.info.as_ref().and_then(|info| info.class().options.timeout);
+        let ended = Ended::Failed {
+            kind: TaskErrorKind::Timeout,
+            chain: vec![format!("the limit is {:?}", limit.unwrap_or_default())],
+            backtrace: None,
+            encoded: None,
+            retryable: true,
+        };
+        effects.push(Effect::SpareSlot);
+        self.fail(key, ended, random, now, effects);
+    }
+}
+
+fn done(result: Kept, keep: bool) -> End {
+    End::Done { locator: result.locator, record: result.record, keep }
+}

@@ -1,0 +1,146 @@
+//! A task on its way through this worker, and what is handed from step to step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::call::Call;
+use bolthole_broker::descriptor::{Chunk, Descriptor};
+use bolthole_broker::error::TaskErrorKind;
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::locator::Locator;
+use bolthole_broker::registry::Body;
+use bolthole_broker::run::{Ready, SegmentDigest};
+use bolthole_broker::task::TaskClass;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+/// A task of a run.
+pub(crate) type Key = (RunId, TaskId);
+
+/// A task's descriptor and class, inside the chunk they came in.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskInfo {
+    chunk: Arc<Chunk>,
+    place: usize,
+}
+
+impl TaskInfo {
+    /// The task with this index, when the chunk has it and its class.
+    pub(crate) fn find(chunk: &Arc<Chunk>, index: u16) -> Option<Self> {
+        let place = chunk.tasks.binary_search_by_key(&index, |task| task.id.index()).ok()?;
+        chunk.class(chunk.tasks.get(place)?)?;
+        Some(Self { chunk: Arc::clone(chunk), place })
+    }
+
+    pub(crate) fn descriptor(&self) -> &Descriptor {
+        &self.chunk.tasks[self.place]
+    }
+
+    pub(crate) fn class(&self) -> &TaskClass {
+        &self.chunk.classes[self.descriptor().class as usize]
+    }
+
+    /// The tasks whose results it uses: those of its descriptor, or the one it was forwarded to.
+    pub(crate) fn inputs<'a>(&'a self, ready: &'a Ready) -> &'a [TaskId] {
+        match &ready.forwarded {
+            Some(target) => std::slice::from_ref(target),
+            None => &self.descriptor().inputs,
+        }
+    }
+}
+
+/// A task to prepare.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// What is known of its readiness.
+    pub(crate) ready: Ready,
+    /// Its descriptor, when it is at hand.
+    pub(crate) info: Option<TaskInfo>,
+    /// Whether the store must be asked first where the task stands: the message is a repetition, a
+    /// reminder, or of another life of the store.
+    pub(crate) check: bool,
+    /// Whether it continues an uncommitted task of this worker, whose value it may use.
+    pub(crate) lazy: bool,
+}
+
+/// What preparing a task came to.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// Everything is here.
+    Run(Box<Runnable>),
+    /// It has its result without running: a relay, or a task that was forwarded.
+    Relayed { ready: Ready, info: TaskInfo, nonce: u64, result: Kept },
+    /// An input has no result, because of `cause`.
+    Skip { ready: Ready, info: TaskInfo, cause: TaskId },
+    /// It cannot be run, and never will be.
+    Fail { ready: Ready, info: TaskInfo, attempt: u32, kind: TaskErrorKind, message: String },
+    /// Another queue's workers run it.
+    Elsewhere(TaskInfo),
+    /// This build cannot run it; another one may.
+    Park { info: TaskInfo, message: String },
+    /// It is not to be run here and now: finished, leased elsewhere, not due, or waiting for an
+    /// input again. `rearmed` are inputs that were lost and are ready to be computed again.
+    Drop { rearmed: Vec<Ready> },
+}
+
+/// A task with everything it needs.
+pub(crate) struct Runnable {
+    pub(crate) key: Key,
+    pub(crate) ready: Ready,
+    pub(crate) info: TaskInfo,
+    pub(crate) body: Body,
+    pub(crate) call: Call,
+    /// 1 for the first.
+    pub(crate) attempt: u32,
+    /// Drawn for this attempt: names its lease and its result.
+    pub(crate) nonce: u64,
+    /// Whether a lease was taken before the start.
+    pub(crate) leased: bool,
+    /// Ends the attempt early, as far as the task's code looks.
+    pub(crate) cancel: CancellationToken,
+    /// The longest it may run.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl std::fmt::Debug for Runnable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Runnable({} {}, attempt {})", self.key.1, self.info.class().label(), self.attempt)
+    }
+}
+
+/// A result as its commit names it. The value itself is among the worker's own.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) locator: Locator,
+    /// What is stored beside the task.
+    pub(crate) record: Bytes,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// With a result, which is kept where this says.
+    Done(Kept),
+    /// It returned a task of the segment that it submitted.
+    Forwarded(TaskId),
+    /// With an error; `retryable` unless it would be the same every time.
+    Failed {
+        kind: TaskErrorKind,
+        chain: Vec<String>,
+        backtrace: Option<String>,
+        encoded: Option<Bytes>,
+        retryable: bool,
+    },
+}
+
+/// An attempt that has ended on a slot.
+#[derive(Debug)]
+pub(crate) struct Finish {
+    pub(crate) key: Key,
+    pub(crate) nonce: u64,
+    pub(crate) ended: Ended,
+    /// A staged segment of tasks it submitted beside its result.
+    pub(crate) spawn: Option<(u32, SegmentDigest)>,
+    /// How long the body ran.
+    pub(crate) took: Duration,
+}

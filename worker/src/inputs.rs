@@ -1,0 +1,188 @@
+//! The results that a task uses: from here, from the store, from the peer that holds them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::call::Value;
+use bolthole_broker::handoff::{Fetcher, Peer, Want};
+use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
+use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::run::TaskStatus;
+use bolthole_broker::state::TaskState;
+use bolthole_broker::store::{Error, Store};
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use crate::values::{Found, Values};
+
+/// Tries at a peer that does not answer, and the wait before each next one, doubled each time.
+const FETCH_TRIES: u32 = 4;
+const FETCH_WAIT: Duration = Duration::from_millis(100);
+
+/// What became of an input.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    /// Here.
+    Value(Value),
+    /// It has none, because of this task.
+    NoResult(TaskId),
+    /// It is done, but its result cannot be had from where this says.
+    Lost(Locator),
+    /// It is not done: the message that said so is of a past that was undone.
+    Pending,
+}
+
+/// Gets inputs.
+#[derive(Debug, Clone)]
+pub(crate) struct Inputs {
+    pub(crate) store: Store,
+    pub(crate) values: Arc<Values>,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) me: WorkerIndex,
+}
+
+impl Inputs {
+    /// An input that is in memory here.
+    pub(crate) fn at_hand(&self, run: RunId, task: TaskId, continuing: bool) -> Option<Value> {
+        match self.values.find((run, task), continuing)? {
+            Found::Value(value) => Some(value),
+            Found::Spilled(_) => None,
+        }
+    }
+
+    /// All of `tasks`.
+    pub(crate) async fn gather(
+        &self,
+        run: RunId,
+        tasks: Vec<TaskId>,
+    ) -> Result<HashMap<TaskId, Input>, Error> {
+        let mut inputs = HashMap::with_capacity(tasks.len());
+        let mut unknown = Vec::new();
+        for task in tasks {
+            let found = match self.values.find((run, task), false) {
+                Some(Found::Value(value)) => Some(value),
+                Some(Found::Spilled(key)) => self.read_back(&key).await,
+                None => None,
+            };
+            match found {
+                Some(value) => drop(inputs.insert(task, Input::Value(value))),
+                None => unknown.push(task),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(inputs);
+        }
+        let statuses = self.store.inspect(run, &unknown).await?;
+        let mut wants: HashMap<WorkerIndex, Vec<(TaskId, Locator, Want)>> = HashMap::new();
+        for (task, status) in unknown.into_iter().zip(statuses) {
+            match self.place(run, task, status)? {
+                Placed::Here(input) => drop(inputs.insert(task, input)),
+                Placed::At(worker, locator, want) => {
+                    wants.entry(worker).or_default().push((task, locator, want));
+                }
+            }
+        }
+        for (worker, wants) in wants {
+            inputs.extend(self.fetch(worker, wants).await?);
+        }
+        Ok(inputs)
+    }
+
+    async fn read_back(&self, key: &ResultKey) -> Option<Value> {
+        let held = self.values.held().get(key).await?;
+        Some(Value { bytes: held.bytes, typed: held.typed })
+    }
+
+    /// Where the store says an input is.
+    fn place(
+        &self,
+        run: RunId,
+        task: TaskId,
+        status: Option<TaskStatus>,
+    ) -> Result<Placed, Error> {
+        let Some(status) = status else { return Ok(Placed::Here(Input::Pending)) };
+        let record = status.record.unwrap_or_default();
+        let here = |bytes: Bytes| {
+            let generation = status.state.generation();
+            let result = ResultKey { run, task, generation, nonce: 0 };
+            let value = Value { bytes, typed: None };
+            self.values.keep_copy(result, value.clone());
+            Ok(Placed::Here(Input::Value(value)))
+        };
+        match (status.state.state(), status.locator) {
+            (TaskState::Pending, _) => Ok(Placed::Here(Input::Pending)),
+            (TaskState::Failed, _) => Ok(Placed::Here(Input::NoResult(task))),
+            (TaskState::Skipped, Locator::Cause(cause)) => {
+                Ok(Placed::Here(Input::NoResult(cause)))
+            }
+            (TaskState::Skipped, _) => Ok(Placed::Here(Input::NoResult(task))),
+            (TaskState::Freed, locator) => Ok(Placed::Here(Input::Lost(locator))),
+            (TaskState::Done, Locator::Stored { .. }) => here(record),
+            (TaskState::Done, Locator::Held { worker, .. }) => {
+                let record = HeldRecord::from_bytes(&record)
+                    .map_err(|error| Error::Corrupt(format!("result of {task}: {error}")))?;
+                let generation = status.state.generation();
+                let key = ResultKey { run, task, generation, nonce: record.nonce };
+                let want = Want { key, length: record.length, digest: record.digest };
+                Ok(Placed::At(worker, status.locator, want))
+            }
+            (TaskState::Done, locator) => match locator.value() {
+                Some(bytes) => here(bytes),
+                None => Ok(Placed::Here(Input::Lost(locator))),
+            },
+        }
+    }
+
+    /// Fetches results that one worker holds. What it does not have any more is lost; a worker that
+    /// cannot be reached for a while is as good as dead.
+    async fn fetch(
+        &self,
+        worker: WorkerIndex,
+        mut wants: Vec<(TaskId, Locator, Want)>,
+    ) -> Result<Vec<(TaskId, Input)>, Error> {
+        let mut inputs = Vec::with_capacity(wants.len());
+        if worker == self.me {
+            for (task, locator, want) in wants {
+                let value = self.read_back(&want.key).await;
+                inputs.push((task, value.map_or(Input::Lost(locator), Input::Value)));
+            }
+            return Ok(inputs);
+        }
+        let mut wait = FETCH_WAIT;
+        for attempt in 1..=FETCH_TRIES {
+            let Some(record) = self.store.worker(worker).await? else { break };
+            let peer = Peer { addr: record.address, incarnation: record.incarnation };
+            let list = wants.iter().map(|(_, _, want)| want.clone()).collect();
+            let fetched = self.fetcher.fetch(&peer, list).await;
+            let mut again = Vec::new();
+            for ((task, locator, want), result) in wants.into_iter().zip(fetched) {
+                match result {
+                    Ok(bytes) => {
+                        let value = Value { bytes, typed: None };
+                        self.values.keep_copy(want.key, value.clone());
+                        inputs.push((task, Input::Value(value)));
+                    }
+                    Err(error) if error.is_lost() => inputs.push((task, Input::Lost(locator))),
+                    Err(error) => {
+                        tracing::warn!(%task, %worker, attempt, %error, "fetch failed");
+                        again.push((task, locator, want));
+                    }
+                }
+            }
+            wants = again;
+            if wants.is_empty() {
+                return Ok(inputs);
+            }
+            sleep(wait).await;
+            wait *= 2;
+        }
+        inputs.extend(wants.into_iter().map(|(task, locator, _)| (task, Input::Lost(locator))));
+        Ok(inputs)
+    }
+}
+
+enum Placed {
+    Here(Input),
+    At(WorkerIndex, Locator, Want),
+}

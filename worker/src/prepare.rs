@@ -1,0 +1,421 @@
+//! From a task's id to a task with everything it needs: descriptor, header, inputs, blobs, and for
+//! some a lease. Whatever keeps it from running here is found out here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::args::Arg;
+use bolthole_broker::call::{Call, Ctx, States, Value};
+use bolthole_broker::clock;
+use bolthole_broker::descriptor::Descriptor;
+use bolthole_broker::error::TaskErrorKind;
+use bolthole_broker::handoff::Peer;
+use bolthole_broker::id::{Incarnation, RunId, TaskId};
+use bolthole_broker::registry::{Registry, TaskEntry};
+use bolthole_broker::run::{Header, LeaseRequest, Leased, Lost, Ready, Rearmed};
+use bolthole_broker::state::{StateByte, TaskState};
+use bolthole_broker::store::{Error, Store};
+use bolthole_broker::task::{RELAY, TaskKind};
+use bytes::Bytes;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Describe;
+use crate::flight::{Key, Prepared, Runnable, TaskInfo, Wanted};
+use crate::inputs::{Input, Inputs};
+use crate::known::Known;
+use crate::values::Values;
+
+/// The wait before the store is asked again, doubled each time up to the second.
+const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Prepares tasks.
+#[derive(Debug)]
+pub(crate) struct Preparer {
+    pub(crate) store: Store,
+    pub(crate) known: Arc<Known>,
+    pub(crate) values: Arc<Values>,
+    pub(crate) inputs: Inputs,
+    pub(crate) registry: Registry,
+    pub(crate) states: Arc<States>,
+    pub(crate) queues: std::collections::HashSet<String>,
+    pub(crate) incarnation: Incarnation,
+    /// Ends all attempts when the worker must go.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What the store said of a task before its start.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    attempt: u32,
+    nonce: u64,
+    leased: bool,
+}
+
+impl Start {
+    fn first() -> Self {
+        Self { attempt: 1, nonce: clock::random_u64(), leased: false }
+    }
+}
+
+impl Preparer {
+    /// Prepares a task from what is in memory, or not at all.
+    pub(crate) fn at_once(&self, run: RunId, wanted: &Wanted) -> Option<Prepared> {
+        if wanted.check || wanted.ready.forwarded.is_some() {
+            return None;
+        }
+        let info = wanted.info.clone().or_else(|| self.known.describe(run, wanted.ready.task))?;
+        if info.class().kind == TaskKind::Effect {
+            return None;
+        }
+        let header = self.known.header_at_hand(run)?;
+        let mut inputs = Vec::with_capacity(info.descriptor().inputs.len());
+        for input in &info.descriptor().inputs {
+            inputs.push(self.inputs.at_hand(run, *input, wanted.lazy)?);
+        }
+        let mut blobs = HashMap::new();
+        for digest in blobs_of(info.descriptor()) {
+            blobs.insert(digest, self.known.blob_at_hand(run, digest)?);
+        }
+        Some(self.assemble(run, wanted.ready, info, inputs, blobs, &header, Start::first()))
+    }
+
+    /// Prepares tasks of one run. Asks again for as long as the store does not answer.
+    pub(crate) async fn prepare(&self, run: RunId, tasks: &[Wanted]) -> Vec<(Key, Prepared)> {
+        let mut wait = STORE_WAIT.0;
+        loop {
+            match self.try_prepare(run, tasks).await {
+                Ok(prepared) => return prepared,
+                Err(error) if error.is_retryable() && !self.stop.is_cancelled() => {
+                    tracing::warn!(%run, %error, "cannot prepare tasks; trying again");
+                    sleep(wait).await;
+                    wait = (wait * 2).min(STORE_WAIT.1);
+                }
+                Err(error) => {
+                    tracing::error!(%run, %error, "cannot prepare tasks");
+                    let dropped = |wanted: &Wanted| {
+                        ((run, wanted.ready.task), Prepared::Drop { rearmed: Vec::new() })
+                    };
+                    return tasks.iter().map(dropped).collect();
+                }
+            }
+        }
+    }
+
+    async fn try_prepare(
+        &self,
+        run: RunId,
+        tasks: &[Wanted],
+    ) -> Result<Vec<(Key, Prepared)>, Error> {
+        let missing: Vec<TaskId> = tasks
+            .iter()
+            .filter(|wanted| wanted.info.is_none())
+            .map(|wanted| wanted.ready.task)
+            .collect();
+        self.known.load(run, &missing).await?;
+        let header = self.known.header(run).await?;
+        let checked = self.check(run, tasks).await?;
+        let mut prepared = Vec::with_capacity(tasks.len());
+        let mut waiting = Vec::new();
+        for (wanted, ready) in tasks.iter().zip(checked) {
+            let key = (run, wanted.ready.task);
+            let info = wanted.info.clone().or_else(|| self.known.describe(run, wanted.ready.task));
+            let (Some(ready), Some(info), Some(_)) = (ready, info, header.as_ref()) else {
+                prepared.push((key, Prepared::Drop { rearmed: Vec::new() }));
+                continue;
+            };
+            match self.unfit(ready, &info) {
+                Some(unfit) => prepared.push((key, unfit)),
+                None => waiting.push((ready, info, wanted.check)),
+            }
+        }
+        let needed = waiting.iter().flat_map(|(ready, info, _)| info.inputs(ready).to_vec());
+        let mut needed: Vec<TaskId> = needed.collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let inputs = self.inputs.gather(run, needed).await?;
+        for (ready, info, check) in waiting {
+            let header = header.clone().unwrap_or_default();
+            let key = (run, ready.task);
+            prepared.push((key, self.complete(run, ready, info, check, &inputs, &header).await?));
+        }
+        Ok(prepared)
+    }
+
+    /// Asks the store where tasks stand that a repeated or old message names.
+    async fn check(&self, run: RunId, tasks: &[Wanted]) -> Result<Vec<Option<Ready>>, Error> {
+        let doubtful: Vec<TaskId> = tasks
+            .iter()
+            .filter(|wanted| wanted.check)
+            .map(|wanted| wanted.ready.task)
+            .collect();
+        let mut statuses = Vec::new();
+        if !doubtful.is_empty() {
+            statuses = self.store.inspect(run, &doubtful).await?;
+        }
+        let mut statuses = statuses.into_iter();
+        let checked = tasks.iter().map(|wanted| {
+            if !wanted.check {
+                return Some(wanted.ready);
+            }
+            let status = statuses.next().flatten()?;
+            let ready = status.state.state() == TaskState::Pending && status.pending == 0;
+            let forwarded = forwarded_to(status.state, status.record.as_deref());
+            let generation = status.state.generation();
+            ready.then_some(Ready { task: wanted.ready.task, generation, forwarded })
+        });
+        Ok(checked.collect())
+    }
+
+    /// Why this worker cannot run the task, if it cannot.
+    fn unfit(&self, ready: Ready, info: &TaskInfo) -> Option<Prepared> {
+        let class = info.class();
+        if !self.queues.contains(&class.options.queue) {
+            return Some(Prepared::Elsewhere(info.clone()));
+        }
+        let expired = class.options.expires_ms.is_some_and(|end| end <= clock::unix_ms());
+        if expired {
+            let message = "it was not started by the time its caller set".to_owned();
+            let kind = TaskErrorKind::Expired;
+            return Some(Prepared::Fail { ready, info: info.clone(), attempt: 1, kind, message });
+        }
+        if class.options.not_before_ms.is_some_and(|start| start > clock::unix_ms()) {
+            let message = "it is not to be started yet".to_owned();
+            return Some(Prepared::Park { info: info.clone(), message });
+        }
+        if is_relay(ready, info) {
+            return None;
+        }
+        let message = match self.registry.get(&class.task) {
+            None => format!(
+                "this worker has no task {:?}: link the crate that defines it into the worker",
+                class.task
+            ),
+            Some(entry) if entry.signature != class.signature => format!(
+                "task {:?} is {} for the client and {} for this worker: build both from the same \
+                 source",
+                class.task, class.signature, entry.signature
+            ),
+            Some(_) => return None,
+        };
+        Some(Prepared::Park { info: info.clone(), message })
+    }
+
+    /// The task with its inputs, or what one of them means for it.
+    async fn complete(
+        &self,
+        run: RunId,
+        ready: Ready,
+        info: TaskInfo,
+        check: bool,
+        inputs: &HashMap<TaskId, Input>,
+        header: &Arc<Header>,
+    ) -> Result<Prepared, Error> {
+        let mut values = Vec::with_capacity(info.inputs(&ready).len());
+        let mut lost = Vec::new();
+        for input in info.inputs(&ready) {
+            match inputs.get(input) {
+                Some(Input::Value(value)) => values.push(value.clone()),
+                Some(Input::NoResult(cause)) => {
+                    return Ok(Prepared::Skip { ready, info, cause: *cause });
+                }
+                Some(Input::Lost(locator)) => lost.push((*input, *locator)),
+                Some(Input::Pending) | None => return Ok(Prepared::Drop { rearmed: Vec::new() }),
+            }
+        }
+        if !lost.is_empty() {
+            return self.recompute(run, ready, info, lost).await;
+        }
+        let mut blobs = HashMap::new();
+        for digest in blobs_of(info.descriptor()) {
+            let Some(bytes) = self.known.blob(run, digest).await? else {
+                let message = "the store has lost one of its large arguments".to_owned();
+                let kind = TaskErrorKind::DataLost;
+                return Ok(Prepared::Fail { ready, info, attempt: 1, kind, message });
+            };
+            blobs.insert(digest, bytes);
+        }
+        let mut start = Start::first();
+        let effect = info.class().kind == TaskKind::Effect;
+        if (check || effect) && !is_relay(ready, &info) {
+            match self.lease(run, ready, start.nonce).await? {
+                Some(attempt) => start = Start { attempt, leased: true, ..start },
+                None => return Ok(Prepared::Drop { rearmed: Vec::new() }),
+            }
+        }
+        Ok(self.assemble(run, ready, info, values, blobs, header, start))
+    }
+
+    /// Takes the task's lease; the number of the attempt, or nothing when another has it. A holder
+    /// whose data port refuses, or answers as somebody else, is dead and is followed at once.
+    async fn lease(&self, run: RunId, ready: Ready, nonce: u64) -> Result<Option<u32>, Error> {
+        let Ready { task, generation, .. } = ready;
+        let mut request = LeaseRequest { task, generation, nonce, over: None };
+        for _ in 0..2 {
+            let answers = self.store.lease(run, self.incarnation, &[request]).await?;
+            match answers.first() {
+                Some(Leased::Granted { attempt }) => return Ok(Some(*attempt)),
+                Some(Leased::Taken { holder, nonce }) if request.over.is_none() => {
+                    if *holder == self.incarnation || !self.is_dead(*holder).await? {
+                        return Ok(None);
+                    }
+                    request.over = Some(*nonce);
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a worker is certainly gone. One without a record may only be cut off from the store:
+    /// its lease runs out by itself.
+    async fn is_dead(&self, holder: Incarnation) -> Result<bool, Error> {
+        let workers = self.store.workers().await?;
+        let found = workers.into_iter().find(|(_, record)| record.incarnation == holder);
+        let Some((_, record)) = found.filter(|(_, record)| !record.address.is_empty()) else {
+            return Ok(false);
+        };
+        let peer = Peer { addr: record.address, incarnation: holder };
+        Ok(self.inputs.fetcher.probe(&peer).await.is_err_and(|error| error.is_lost()))
+    }
+
+    /// Inputs are lost: their tasks become pending again, and this one waits for them.
+    async fn recompute(
+        &self,
+        run: RunId,
+        ready: Ready,
+        info: TaskInfo,
+        lost: Vec<(TaskId, bolthole_broker::locator::Locator)>,
+    ) -> Result<Prepared, Error> {
+        let tasks: Vec<TaskId> = lost.iter().map(|(task, _)| *task).collect();
+        self.known.load(run, &tasks).await?;
+        let statuses = self.store.inspect(run, &tasks).await?;
+        let mut requests = Vec::with_capacity(lost.len());
+        let mut targets = Vec::with_capacity(lost.len());
+        for ((task, locator), status) in lost.into_iter().zip(statuses) {
+            let Some(described) = self.known.describe(run, task) else { continue };
+            let Some(status) = status else { continue };
+            let forwarded = forwarded_to(status.state, status.record.as_deref());
+            let descriptor = described.descriptor();
+            let inputs = forwarded.map_or_else(|| descriptor.inputs.clone(), |to| vec![to]);
+            let successors = descriptor.successors.clone();
+            let generation = status.state.generation() + 1;
+            targets.push(Ready { task, generation, forwarded });
+            requests.push(Lost { task, locator, inputs, successors });
+        }
+        let answers = self.store.rearm(run, &requests).await?;
+        let mut rearmed = Vec::new();
+        for (target, answer) in targets.into_iter().zip(answers) {
+            tracing::info!(%run, task = %target.task, ?answer, "a result is lost");
+            match answer {
+                Rearmed::Pending(0) => rearmed.push(target),
+                Rearmed::TooOften => {
+                    let message = format!("the result of {} was lost too often", target.task);
+                    let kind = TaskErrorKind::DataLost;
+                    return Ok(Prepared::Fail { ready, info, attempt: 1, kind, message });
+                }
+                // Where it has moved is found out when this task is rung for again.
+                Rearmed::Moved => rearmed.push(ready),
+                Rearmed::Pending(_) | Rearmed::Already | Rearmed::NotNeeded => {}
+            }
+        }
+        Ok(Prepared::Drop { rearmed })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one call, gathered in two ways")]
+    fn assemble(
+        &self,
+        run: RunId,
+        ready: Ready,
+        info: TaskInfo,
+        inputs: Vec<Value>,
+        blobs: HashMap<bolthole_broker::args::BlobDigest, Bytes>,
+        header: &Arc<Header>,
+        start: Start,
+    ) -> Prepared {
+        let key = (run, ready.task);
+        if is_relay(ready, &info) {
+            return self.relay(key, ready, info, inputs, start.nonce);
+        }
+        let Some(entry) = self.entry(&info) else {
+            let message = "the task's signature differs on this worker".to_owned();
+            return self
+                .unfit(ready, &info)
+                .unwrap_or(Prepared::Park { info, message });
+        };
+        let cancel = self.stop.child_token();
+        let ctx = Ctx::new(run, ready.task, start.attempt, cancel.clone(), Arc::clone(header));
+        let args = info.descriptor().args.clone();
+        let states = Arc::clone(&self.states);
+        let timeout = info.class().options.timeout;
+        Prepared::Run(Box::new(Runnable {
+            key,
+            ready,
+            info,
+            body: entry.body,
+            call: Call { args, inputs, blobs, states, ctx },
+            attempt: start.attempt,
+            nonce: start.nonce,
+            leased: start.leased,
+            cancel,
+            timeout,
+        }))
+    }
+
+    fn entry(&self, info: &TaskInfo) -> Option<&'static TaskEntry> {
+        let class = info.class();
+        let entry = self.registry.get(&class.task)?;
+        (entry.signature == class.signature).then_some(entry)
+    }
+
+    /// Hands an input on as the task's own result, without a copy.
+    fn relay(
+        &self,
+        key: Key,
+        ready: Ready,
+        info: TaskInfo,
+        inputs: Vec<Value>,
+        nonce: u64,
+    ) -> Prepared {
+        let Some(value) = inputs.into_iter().next() else {
+            return Prepared::Drop { rearmed: Vec::new() };
+        };
+        match self.values.keep(key, ready.generation, nonce, value, false) {
+            Ok(result) => Prepared::Relayed { ready, info, nonce, result },
+            Err(error) => Prepared::Fail {
+                ready,
+                info,
+                attempt: 1,
+                kind: TaskErrorKind::Unusable,
+                message: error.to_string(),
+            },
+        }
+    }
+}
+
+fn is_relay(ready: Ready, info: &TaskInfo) -> bool {
+    ready.forwarded.is_some() || info.class().task == RELAY
+}
+
+/// The task that a forwarded one waits for.
+fn forwarded_to(state: StateByte, record: Option<&[u8]>) -> Option<TaskId> {
+    let record = record.filter(|_| state.is_forwarded())?;
+    let mut bits = [0; 8];
+    bits[2..].copy_from_slice(record.get(..6)?);
+    TaskId::from_bits(u64::from_be_bytes(bits))
+}
+
+/// The blobs that a call's arguments name.
+fn blobs_of(descriptor: &Descriptor) -> Vec<bolthole_broker::args::BlobDigest> {
+    let mut digests = Vec::new();
+    let mut open: Vec<&Arg> = descriptor.args.iter().collect();
+    while let Some(arg) = open.pop() {
+        match arg {
+            Arg::Blob { digest, .. } => digests.push(*digest),
+            Arg::List(items) => open.extend(items),
+            Arg::Value(_) | Arg::Input(_) => {}
+        }
+    }
+    digests
+}

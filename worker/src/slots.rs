@@ -1,0 +1,320 @@
+//! Slots: threads that run the bodies of tasks. User code runs here and nowhere else.
+//!
+//! `fn` bodies run on the slot's thread; `async fn` bodies are driven by it, with the worker's
+//! runtime for user code behind them. A panic is the end of that attempt, not of the slot.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BinaryHeap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
+
+use bolthole_broker::call::Outcome;
+use bolthole_broker::error::TaskErrorKind;
+use bolthole_broker::registry::Body;
+use bolthole_broker::task::TaskKind;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::core::OnSlot;
+use crate::flight::{Ended, Finish, Key, Runnable};
+use crate::spawn::Spawner;
+use crate::values::Values;
+
+/// Slots, and the bench of tasks that wait for one.
+#[derive(Clone)]
+pub(crate) struct Slots {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    bench: Mutex<Bench>,
+    work: Condvar,
+    done: Mutex<Vec<Finish>>,
+    /// Told when `done` has become non-empty.
+    finished: Notify,
+    values: Arc<Values>,
+    spawner: Spawner,
+    /// Where `async fn` bodies find timers and sockets.
+    user: Handle,
+}
+
+#[derive(Default)]
+struct Bench {
+    waiting: BinaryHeap<Waiting>,
+    /// Attempts on slots, by the slot's number.
+    running: HashMap<usize, OnSlot>,
+    slots: usize,
+    next_slot: usize,
+    /// Threads that should end when they come back.
+    surplus: usize,
+    closed: bool,
+}
+
+/// A runnable task, ordered by priority and then by id: what was numbered together finishes
+/// together.
+struct Waiting(Runnable);
+
+impl Waiting {
+    fn rank(&self) -> (i8, std::cmp::Reverse<Key>) {
+        (self.0.info.class().options.priority, std::cmp::Reverse(self.0.key))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl Slots {
+    /// Starts `count` threads.
+    pub(crate) fn start(
+        count: usize,
+        values: Arc<Values>,
+        spawner: Spawner,
+        user: Handle,
+    ) -> std::io::Result<Self> {
+        install_panic_hook();
+        let shared = Arc::new(Shared {
+            bench: Mutex::default(),
+            work: Condvar::new(),
+            done: Mutex::default(),
+            finished: Notify::new(),
+            values,
+            spawner,
+            user,
+        });
+        let slots = Self { shared };
+        for _ in 0..count {
+            slots.add()?;
+        }
+        Ok(slots)
+    }
+
+    /// One more thread.
+    fn add(&self) -> std::io::Result<()> {
+        let number = {
+            let mut bench = self.shared.bench();
+            bench.slots += 1;
+            bench.next_slot += 1;
+            bench.next_slot
+        };
+        let shared = Arc::clone(&self.shared);
+        let started = thread::Builder::new()
+            .name(format!("bolthole-slot-{number}"))
+            .spawn(move || shared.work_off(number));
+        if started.is_err() {
+            self.shared.bench().slots -= 1;
+        }
+        started.map(|_| ())
+    }
+
+    /// Another thread in the place of one that is stuck; that one ends when it comes back.
+    pub(crate) fn replace(&self) {
+        self.shared.bench().surplus += 1;
+        if let Err(error) = self.add() {
+            self.shared.bench().surplus -= 1;
+            tracing::error!(%error, "cannot start a thread for a slot");
+        }
+    }
+
+    /// Puts tasks on the bench.
+    pub(crate) fn push(&self, tasks: Vec<Runnable>) {
+        let one = tasks.len() == 1;
+        self.shared.bench().waiting.extend(tasks.into_iter().map(Waiting));
+        if one {
+            self.shared.work.notify_one();
+        } else {
+            self.shared.work.notify_all();
+        }
+    }
+
+    /// Takes tasks off the bench that must not start after all.
+    pub(crate) fn clear_bench(&self) {
+        self.shared.bench().waiting.clear();
+    }
+
+    /// Waits until an attempt has ended.
+    pub(crate) async fn finished(&self) {
+        self.shared.finished.notified().await;
+    }
+
+    /// The attempts that have ended since the last call.
+    pub(crate) fn take_finished(&self) -> Vec<Finish> {
+        std::mem::take(&mut *self.shared.done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What runs at this moment.
+    pub(crate) fn running(&self) -> Vec<OnSlot> {
+        self.shared.bench().running.values().copied().collect()
+    }
+
+    /// Whether a slot has nothing to run.
+    pub(crate) fn is_starving(&self) -> bool {
+        let bench = self.shared.bench();
+        bench.waiting.is_empty() && bench.running.len() < bench.slots - bench.surplus.min(bench.slots)
+    }
+
+    /// No more tasks: threads end when they come back.
+    pub(crate) fn close(&self) {
+        self.shared.bench().closed = true;
+        self.shared.work.notify_all();
+    }
+}
+
+impl Shared {
+    fn bench(&self) -> MutexGuard<'_, Bench> {
+        self.bench.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a slot's thread.
+    fn work_off(&self, number: usize) {
+        while let Some(runnable) = self.next(number) {
+            let began = Instant::now();
+            let (key, nonce) = (runnable.key, runnable.nonce);
+            let (ended, spawn) = self.run(&runnable);
+            let took = began.elapsed();
+            let finish = Finish { key, nonce, ended, spawn, took };
+            drop(runnable);
+            self.bench().running.remove(&number);
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.push(finish);
+            let first = done.len() == 1;
+            drop(done);
+            if first {
+                self.finished.notify_one();
+            }
+        }
+    }
+
+    /// Waits for the next task; `None` when the thread is to end.
+    fn next(&self, number: usize) -> Option<Runnable> {
+        let mut bench = self.bench();
+        loop {
+            if bench.surplus > 0 && bench.slots > 1 || bench.closed {
+                bench.surplus = bench.surplus.saturating_sub(1);
+                bench.slots -= 1;
+                return None;
+            }
+            if let Some(Waiting(runnable)) = bench.waiting.pop() {
+                let (key, nonce) = (runnable.key, runnable.nonce);
+                bench.running.insert(number, OnSlot { key, nonce, since: Instant::now() });
+                return Some(runnable);
+            }
+            bench = self.work.wait(bench).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Runs one attempt to its end, whatever that is.
+    fn run(&self, runnable: &Runnable) -> (Ended, Option<crate::spawn::Spawned>) {
+        if runnable.cancel.is_cancelled() {
+            return (failed(TaskErrorKind::Cancelled, "it was cancelled before it began", false), None);
+        }
+        let _user = self.user.enter();
+        let outcome = catch_unwind(AssertUnwindSafe(|| match runnable.body {
+            Body::Sync(body) => body(&runnable.call),
+            Body::Async(body) => self.user.block_on(body(runnable.call.clone())),
+        }));
+        match outcome {
+            Ok(Outcome::Done(value)) => {
+                let effect = runnable.info.class().kind == TaskKind::Effect;
+                let generation = runnable.ready.generation;
+                let submitted = runnable.call.ctx.take_submitted();
+                let spawn = if submitted.is_empty() {
+                    None
+                } else {
+                    match self.spawner.stage(runnable.key.0, submitted, None) {
+                        Ok((spawned, _)) => Some(spawned),
+                        Err(error) => return (error.into(), None),
+                    }
+                };
+                match self.values.keep(runnable.key, generation, runnable.nonce, value, effect) {
+                    Ok(kept) => (Ended::Done(kept), spawn),
+                    Err(error) => {
+                        (failed(TaskErrorKind::Unusable, &error.to_string(), false), None)
+                    }
+                }
+            }
+            Ok(Outcome::Forwarded(captured)) => {
+                let submitted = runnable.call.ctx.take_submitted();
+                match self.spawner.stage(runnable.key.0, submitted, Some(*captured)) {
+                    Ok((spawned, Some(to))) => (Ended::Forwarded(to), Some(spawned)),
+                    Ok((_, None)) => {
+                        let message = "the task returned a graph without a result";
+                        (failed(TaskErrorKind::Unusable, message, false), None)
+                    }
+                    Err(error) => (error.into(), None),
+                }
+            }
+            Ok(Outcome::Failed(failure)) => {
+                let ended = Ended::Failed {
+                    kind: TaskErrorKind::User,
+                    chain: failure.chain,
+                    backtrace: None,
+                    encoded: failure.encoded,
+                    retryable: true,
+                };
+                (ended, None)
+            }
+            Ok(Outcome::Unusable(message)) => {
+                (failed(TaskErrorKind::Unusable, &message, false), None)
+            }
+            Err(panic) => (panicked(panic.as_ref()), None),
+        }
+    }
+}
+
+/// The end of an attempt that failed with `message`.
+pub(crate) fn failed(kind: TaskErrorKind, message: &str, retryable: bool) -> Ended {
+    let chain = vec![message.to_owned()];
+    Ended::Failed { kind, chain, backtrace: None, encoded: None, retryable }
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> Ended {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("a panic without a message").to_owned();
+    let backtrace = LAST_PANIC.with_borrow_mut(Option::take);
+    let kind = TaskErrorKind::Panic;
+    Ended::Failed { kind, chain: vec![message], backtrace, encoded: None, retryable: true }
+}
+
+thread_local! {
+    /// Where the last panic on this thread happened, with its backtrace.
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes place and backtrace of panics on slots, which are reported with their task; panics
+/// elsewhere go to the hook there was.
+fn install_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let on_slot = thread::current().name().is_some_and(|n| n.starts_with("bolthole-slot-"));
+            if !on_slot {
+                return before(info);
+            }
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let trace = std::backtrace::Backtrace::force_capture();
+            LAST_PANIC.set(Some(format!("at {place}\n{trace}")));
+        }));
+    });
+}

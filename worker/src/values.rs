@@ -1,0 +1,224 @@
+//! Results that are on this worker, by task: its own and copies it has fetched. Small ones are kept
+//! while there is room, large ones are with [`Held`]. A result that no commit has named yet is used
+//! only by the tasks that continue it here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bolthole_broker::call::Value;
+use bolthole_broker::id::{ResultKey, RunId, WorkerIndex};
+use bolthole_broker::limits;
+use bolthole_broker::locator::{HeldRecord, Locator};
+use bytes::Bytes;
+
+use crate::flight::{Kept, Key};
+use crate::hold::Held;
+
+/// Small values kept for consumers that may run here: a cache, the store has them too.
+const SMALL_BYTES_MAX: usize = 64 << 20;
+/// What a small value costs beside its bytes.
+const SMALL_OVERHEAD: usize = 256;
+/// The result of an effect is stored with its commit up to this size, whatever it costs.
+const EFFECT_STORED_MAX: usize = 16 << 20;
+
+#[derive(Debug)]
+enum Place {
+    Small(Value),
+    Held(ResultKey),
+}
+
+#[derive(Debug)]
+struct Local {
+    nonce: u64,
+    committed: bool,
+    place: Place,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    values: HashMap<Key, Local>,
+    /// Small values, oldest first; some may be gone.
+    order: VecDeque<(Key, u64)>,
+    small_bytes: usize,
+}
+
+/// A result that is here.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Value(Value),
+    /// On disk: ask [`Held::get`].
+    Spilled(ResultKey),
+}
+
+/// The results.
+#[derive(Debug)]
+pub(crate) struct Values {
+    held: Held,
+    me: WorkerIndex,
+    table: Mutex<Table>,
+}
+
+/// A result is larger than the system carries.
+#[derive(Debug, thiserror::Error)]
+#[error("the result has {0} bytes, more than the {max} allowed; return the path of a file instead", max = limits::RESULT_BYTES_MAX)]
+pub(crate) struct ResultTooLarge(u64);
+
+impl Values {
+    pub(crate) fn new(held: Held, me: WorkerIndex) -> Self {
+        Self { held, me, table: Mutex::default() }
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the result of an attempt, uncommitted. Hashes large ones: call it on the thread that
+    /// made them.
+    pub(crate) fn keep(
+        &self,
+        key: Key,
+        generation: u8,
+        nonce: u64,
+        value: Value,
+        effect: bool,
+    ) -> Result<Kept, ResultTooLarge> {
+        let length = value.bytes.len();
+        if length as u64 > limits::RESULT_BYTES_MAX {
+            return Err(ResultTooLarge(length as u64));
+        }
+        let stored = u32::try_from(length).ok().filter(|_| {
+            length <= limits::INLINE_RESULT_MAX || effect && length <= EFFECT_STORED_MAX
+        });
+        if let Some(locator) = Locator::embed(&value.bytes) {
+            self.insert_small(key, nonce, value, false);
+            return Ok(Kept { locator, record: Bytes::new() });
+        }
+        if let Some(length) = stored {
+            let record = value.bytes.clone();
+            self.insert_small(key, nonce, value, false);
+            return Ok(Kept { locator: Locator::Stored { length }, record });
+        }
+        let result = ResultKey { run: key.0, task: key.1, generation, nonce };
+        let digest = self.held.insert(result, value.bytes, value.typed);
+        let local = Local { nonce, committed: false, place: Place::Held(result) };
+        self.table().values.insert(key, local);
+        let record = HeldRecord { length: length as u64, digest, nonce };
+        let record = Bytes::copy_from_slice(&record.to_bytes());
+        Ok(Kept { locator: Locator::held(self.me, length as u64), record })
+    }
+
+    /// Keeps a copy of a committed result that was read from the store or fetched from a peer.
+    pub(crate) fn keep_copy(&self, result: ResultKey, value: Value) {
+        let key = (result.run, result.task);
+        if value.bytes.len() <= limits::INLINE_RESULT_MAX {
+            self.insert_small(key, result.nonce, value, true);
+            return;
+        }
+        self.held.insert(result, value.bytes, value.typed);
+        let local = Local { nonce: result.nonce, committed: true, place: Place::Held(result) };
+        self.table().values.insert(key, local);
+    }
+
+    fn insert_small(&self, key: Key, nonce: u64, value: Value, committed: bool) {
+        let mut table = self.table();
+        table.small_bytes += value.bytes.len() + SMALL_OVERHEAD;
+        let before = table.values.insert(key, Local { nonce, committed, place: Place::Small(value) });
+        table.forget_bytes(before.as_ref());
+        table.order.push_back((key, nonce));
+        // Uncommitted ones are needed; there are no more of those than tasks in flight.
+        let mut turns = table.order.len();
+        while table.small_bytes > SMALL_BYTES_MAX && turns > 0 {
+            turns -= 1;
+            let Some((oldest, nonce)) = table.order.pop_front() else { break };
+            match table.values.get(&oldest) {
+                Some(local) if local.nonce == nonce && !local.committed => {
+                    table.order.push_back((oldest, nonce));
+                }
+                Some(local) if local.nonce == nonce => table.remove(oldest),
+                _ => {}
+            }
+        }
+    }
+
+    /// A commit has named the result.
+    pub(crate) fn confirm(&self, key: Key, nonce: u64) {
+        let mut table = self.table();
+        let Some(local) = table.values.get_mut(&key).filter(|local| local.nonce == nonce) else {
+            return;
+        };
+        local.committed = true;
+        if let Place::Held(result) = local.place {
+            drop(table);
+            self.held.confirm(&result);
+        }
+    }
+
+    /// Drops the result of an attempt that lost.
+    pub(crate) fn discard(&self, key: Key, nonce: u64) {
+        let mut table = self.table();
+        if table.values.get(&key).is_some_and(|local| local.nonce == nonce) {
+            self.drop_in(&mut table, key);
+        }
+    }
+
+    /// Drops a result that nobody needs.
+    pub(crate) fn forget(&self, key: Key) {
+        self.drop_in(&mut self.table(), key);
+    }
+
+    /// Drops everything of a run.
+    pub(crate) fn drop_run(&self, run: RunId) {
+        let mut table = self.table();
+        let of_run: Vec<Key> = table.values.keys().filter(|key| key.0 == run).copied().collect();
+        for key in of_run {
+            table.remove(key);
+        }
+        drop(table);
+        self.held.drop_run(run);
+    }
+
+    fn drop_in(&self, table: &mut Table, key: Key) {
+        if let Some(Place::Held(result)) = table.values.get(&key).map(|local| &local.place) {
+            self.held.drop_key(result);
+        }
+        table.remove(key);
+    }
+
+    /// The result of a task, when it is here; an uncommitted one only for a task that continues it.
+    pub(crate) fn find(&self, key: Key, continuing: bool) -> Option<Found> {
+        let table = self.table();
+        let local = table.values.get(&key).filter(|local| local.committed || continuing)?;
+        match &local.place {
+            Place::Small(value) => Some(Found::Value(value.clone())),
+            Place::Held(result) => match self.held.get_resident(result) {
+                Some(held) => Some(Found::Value(Value { bytes: held.bytes, typed: held.typed })),
+                None => Some(Found::Spilled(*result)),
+            },
+        }
+    }
+
+    /// Committed results by task, to be compared with the store.
+    pub(crate) fn committed(&self) -> Vec<Key> {
+        let table = self.table();
+        let held = table.values.iter().filter(|(_, local)| local.committed);
+        held.filter(|(_, local)| matches!(local.place, Place::Held(_))).map(|(key, _)| *key).collect()
+    }
+}
+
+impl Table {
+    fn remove(&mut self, key: Key) {
+        let before = self.values.remove(&key);
+        self.forget_bytes(before.as_ref());
+    }
+
+    fn forget_bytes(&mut self, local: Option<&Local>) {
+        if let Some(Local { place: Place::Small(value), .. }) = local {
+            let bytes = value.bytes.len() + SMALL_OVERHEAD;
+            self.small_bytes = self.small_bytes.saturating_sub(bytes);
+        }
+    }
+}
