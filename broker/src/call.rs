@@ -181,6 +181,7 @@ impl<T> Deref for Lent<T> {
 }
 
 /// One attempt's arguments and surroundings.
+#[derive(Clone)]
 pub struct Call {
     /// One for each parameter that is an argument.
     pub args: Vec<Arg>,

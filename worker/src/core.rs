@@ -14,7 +14,7 @@ use bolthole_broker::task::TaskKind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::flight::{Key, Kept, Runnable, TaskInfo, Wanted};
+use crate::flight::{Kept, Key, Runnable, TaskInfo, Wanted};
 
 mod batch;
 mod commits;
@@ -25,6 +25,7 @@ mod tick;
 use batch::Batches;
 pub(crate) use parcels::ParcelId;
 use parcels::Parcels;
+pub(crate) use tick::OnSlot;
 
 /// A task's work should last about this long between two looks at the queue.
 const PARCEL_WORK: Duration = Duration::from_millis(3);
@@ -199,24 +200,23 @@ impl Core {
         now: Instant,
     ) -> Vec<Effect> {
         let run = parcel.run;
-        let chunks: Vec<(u32, Arc<Chunk>)> = parcel
-            .chunks
-            .into_iter()
-            .map(|(segment, chunk)| (segment, Arc::new(chunk)))
-            .collect();
-        let new: Vec<TaskId> = parcel
+        let chunks: Vec<(u32, Arc<Chunk>)> =
+            parcel.chunks.into_iter().map(|(segment, chunk)| (segment, Arc::new(chunk))).collect();
+        let new: Vec<Ready> = parcel
             .tasks
             .into_iter()
-            .filter(|task| !self.flights.contains_key(&(run, *task)))
+            .filter(|ready| !self.flights.contains_key(&(run, ready.task)))
             .collect();
         let id = self.parcels.open(delivery.tag, new.len(), now);
         let tasks: Vec<Wanted> = new
             .into_iter()
-            .map(|task| {
+            .map(|ready| {
+                let task = ready.task;
                 let of_segment = chunks.iter().filter(|(segment, _)| *segment == task.segment());
-                let mut found = of_segment.filter_map(|(_, chunk)| TaskInfo::find(chunk, task.index()));
+                let mut found =
+                    of_segment.filter_map(|(_, chunk)| TaskInfo::find(chunk, task.index()));
                 let wanted = Wanted {
-                    ready: Ready::first(task),
+                    ready,
                     info: found.next(),
                     check: !fresh || delivery.redelivered,
                     lazy: false,

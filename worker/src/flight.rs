@@ -104,7 +104,13 @@ pub(crate) struct Runnable {
 
 impl std::fmt::Debug for Runnable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Runnable({} {}, attempt {})", self.key.1, self.info.class().label(), self.attempt)
+        write!(
+            f,
+            "Runnable({} {}, attempt {})",
+            self.key.1,
+            self.info.class().label(),
+            self.attempt
+        )
     }
 }
 

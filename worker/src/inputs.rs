@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::call::Value;
-use bolthole_broker::handoff::{Fetcher, Peer, Want};
+use bolthole_broker::handoff::{Digest, Fetcher, Peer, Want};
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::TaskStatus;
@@ -95,12 +95,7 @@ impl Inputs {
     }
 
     /// Where the store says an input is.
-    fn place(
-        &self,
-        run: RunId,
-        task: TaskId,
-        status: Option<TaskStatus>,
-    ) -> Result<Placed, Error> {
+    fn place(&self, run: RunId, task: TaskId, status: Option<TaskStatus>) -> Result<Placed, Error> {
         let Some(status) = status else { return Ok(Placed::Here(Input::Pending)) };
         let record = status.record.unwrap_or_default();
         let here = |bytes: Bytes| {
@@ -113,9 +108,7 @@ impl Inputs {
         match (status.state.state(), status.locator) {
             (TaskState::Pending, _) => Ok(Placed::Here(Input::Pending)),
             (TaskState::Failed, _) => Ok(Placed::Here(Input::NoResult(task))),
-            (TaskState::Skipped, Locator::Cause(cause)) => {
-                Ok(Placed::Here(Input::NoResult(cause)))
-            }
+            (TaskState::Skipped, Locator::Cause(cause)) => Ok(Placed::Here(Input::NoResult(cause))),
             (TaskState::Skipped, _) => Ok(Placed::Here(Input::NoResult(task))),
             (TaskState::Freed, locator) => Ok(Placed::Here(Input::Lost(locator))),
             (TaskState::Done, Locator::Stored { .. }) => here(record),
@@ -124,7 +117,7 @@ impl Inputs {
                     .map_err(|error| Error::Corrupt(format!("result of {task}: {error}")))?;
                 let generation = status.state.generation();
                 let key = ResultKey { run, task, generation, nonce: record.nonce };
-                let want = Want { key, length: record.length, digest: record.digest };
+                let want = Want { key, length: record.length, digest: Digest::from_bytes(record.digest) };
                 Ok(Placed::At(worker, status.locator, want))
             }
             (TaskState::Done, locator) => match locator.value() {

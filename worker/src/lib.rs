@@ -1,4 +1,17 @@
-//! A worker of bolthole.
+//! A worker of bolthole: takes ready tasks from the queue, gets their inputs, runs them, commits
+//! their results, rings for what that released.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`worker`](Worker), [`options`](Options) | start and end |
+//! | `core` | every decision, as functions from events to effects |
+//! | `shell` | the loop that feeds the core and carries out its effects |
+//! | `flight` | a task on its way through, step by step |
+//! | `prepare`, `inputs`, `known` | what a task needs: lease, inputs, descriptor, header, blobs |
+//! | `slots`, `spawn` | running bodies; tasks that tasks submit |
+//! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
+//! | `values`, [`hold`], [`serve`], [`memory`] | results that are here, on disk, for peers |
+//! | [`health`], [`metrics`] | what operators ask |
 
 #![cfg_attr(
     test,
@@ -9,8 +22,25 @@
     )
 )]
 
+mod core;
+mod flight;
 pub mod health;
 pub mod hold;
+mod inputs;
+mod known;
 pub mod memory;
 pub mod metrics;
+mod options;
+mod prepare;
+mod presence;
+mod publish;
+mod reconcile;
 pub mod serve;
+mod shell;
+mod slots;
+mod spawn;
+mod values;
+mod worker;
+
+pub use options::Options;
+pub use worker::{StartError, Worker};

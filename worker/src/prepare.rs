@@ -145,11 +145,8 @@ impl Preparer {
 
     /// Asks the store where tasks stand that a repeated or old message names.
     async fn check(&self, run: RunId, tasks: &[Wanted]) -> Result<Vec<Option<Ready>>, Error> {
-        let doubtful: Vec<TaskId> = tasks
-            .iter()
-            .filter(|wanted| wanted.check)
-            .map(|wanted| wanted.ready.task)
-            .collect();
+        let doubtful: Vec<TaskId> =
+            tasks.iter().filter(|wanted| wanted.check).map(|wanted| wanted.ready.task).collect();
         let mut statuses = Vec::new();
         if !doubtful.is_empty() {
             statuses = self.store.inspect(run, &doubtful).await?;
@@ -340,9 +337,7 @@ impl Preparer {
         }
         let Some(entry) = self.entry(&info) else {
             let message = "the task's signature differs on this worker".to_owned();
-            return self
-                .unfit(ready, &info)
-                .unwrap_or(Prepared::Park { info, message });
+            return self.unfit(ready, &info).unwrap_or(Prepared::Park { info, message });
         };
         let cancel = self.stop.child_token();
         let ctx = Ctx::new(run, ready.task, start.attempt, cancel.clone(), Arc::clone(header));

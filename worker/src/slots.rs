@@ -169,7 +169,8 @@ impl Slots {
     /// Whether a slot has nothing to run.
     pub(crate) fn is_starving(&self) -> bool {
         let bench = self.shared.bench();
-        bench.waiting.is_empty() && bench.running.len() < bench.slots - bench.surplus.min(bench.slots)
+        bench.waiting.is_empty()
+            && bench.running.len() < bench.slots - bench.surplus.min(bench.slots)
     }
 
     /// No more tasks: threads end when they come back.
@@ -225,7 +226,10 @@ impl Shared {
     /// Runs one attempt to its end, whatever that is.
     fn run(&self, runnable: &Runnable) -> (Ended, Option<crate::spawn::Spawned>) {
         if runnable.cancel.is_cancelled() {
-            return (failed(TaskErrorKind::Cancelled, "it was cancelled before it began", false), None);
+            return (
+                failed(TaskErrorKind::Cancelled, "it was cancelled before it began", false),
+                None,
+            );
         }
         let _user = self.user.enter();
         let outcome = catch_unwind(AssertUnwindSafe(|| match runnable.body {

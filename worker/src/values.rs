@@ -106,7 +106,7 @@ impl Values {
         let digest = self.held.insert(result, value.bytes, value.typed);
         let local = Local { nonce, committed: false, place: Place::Held(result) };
         self.table().values.insert(key, local);
-        let record = HeldRecord { length: length as u64, digest, nonce };
+        let record = HeldRecord { length: length as u64, digest: digest.to_bytes(), nonce };
         let record = Bytes::copy_from_slice(&record.to_bytes());
         Ok(Kept { locator: Locator::held(self.me, length as u64), record })
     }
@@ -126,7 +126,8 @@ impl Values {
     fn insert_small(&self, key: Key, nonce: u64, value: Value, committed: bool) {
         let mut table = self.table();
         table.small_bytes += value.bytes.len() + SMALL_OVERHEAD;
-        let before = table.values.insert(key, Local { nonce, committed, place: Place::Small(value) });
+        let before =
+            table.values.insert(key, Local { nonce, committed, place: Place::Small(value) });
         table.forget_bytes(before.as_ref());
         table.order.push_back((key, nonce));
         // Uncommitted ones are needed; there are no more of those than tasks in flight.
@@ -205,7 +206,9 @@ impl Values {
     pub(crate) fn committed(&self) -> Vec<Key> {
         let table = self.table();
         let held = table.values.iter().filter(|(_, local)| local.committed);
-        held.filter(|(_, local)| matches!(local.place, Place::Held(_))).map(|(key, _)| *key).collect()
+        held.filter(|(_, local)| matches!(local.place, Place::Held(_)))
+            .map(|(key, _)| *key)
+            .collect()
     }
 }
 

@@ -102,7 +102,8 @@ impl Core {
             effects.push(Effect::Prepare { run, tasks });
         }
         if !published.is_empty() {
-            let check = published.iter().any(|ready| ready.generation > 0 || ready.forwarded.is_some());
+            let check =
+                published.iter().any(|ready| ready.generation > 0 || ready.forwarded.is_some());
             let ticket = Ticket { outbox: Some(sequence), parcel };
             effects.push(Effect::Publish(Publish { run, ready: published, check, ticket }));
         }
@@ -244,7 +245,8 @@ impl Core {
         }
         self.batches.drop_run(run);
         self.releasing.retain(|(of, _), _| *of != run);
-        let gone = state.is_none_or(|state| matches!(state, RunState::Cancelled | RunState::Purging));
+        let gone =
+            state.is_none_or(|state| matches!(state, RunState::Cancelled | RunState::Purging));
         effects.push(Effect::RunOver { run, gone });
     }
 }

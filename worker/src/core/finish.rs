@@ -268,7 +268,13 @@ impl Core {
 
     /// A task has run longer than its class allows. Its thread cannot be stopped; its end will be
     /// dropped and another thread takes its place.
-    pub(super) fn time_out(&mut self, key: Key, random: u64, now: Instant, effects: &mut Vec<Effect>) {
+    pub(super) fn time_out(
+        &mut self,
+        key: Key,
+        random: u64,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(flight) = self.flights.get(&key) else { return };
         if let Some(cancel) = &flight.cancel {
             cancel.cancel();

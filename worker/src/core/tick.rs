@@ -53,9 +53,8 @@ impl Core {
         effects.extend(leases.into_iter().map(|(run, requests)| Effect::Lease { run, requests }));
         self.hand_over(on_slots, now, &mut effects);
         let settled = self.batches.take_idle_settled();
-        effects.extend(
-            settled.into_iter().map(|(run, sequences)| Effect::Settle { run, sequences }),
-        );
+        effects
+            .extend(settled.into_iter().map(|(run, sequences)| Effect::Settle { run, sequences }));
         self.settle_deliveries(now, &mut effects);
         effects
     }

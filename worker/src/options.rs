@@ -1,0 +1,44 @@
+//! How a worker is set up.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bolthole_broker::handoff::ClusterSecret;
+use bolthole_broker::task::DEFAULT_QUEUE;
+
+/// Everything about a worker that is not its tasks or its servers.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Tasks to run at once; by default as many as there are processors.
+    pub slots: usize,
+    /// Queues to serve.
+    pub queues: Vec<String>,
+    /// Where peers and clients reach the data port; `None` for a worker that shares its process
+    /// with the only client.
+    pub bind: Option<SocketAddr>,
+    /// What others should dial instead of the bound address, such as a container's outer name.
+    pub advertise: Option<String>,
+    /// What peers and clients must know; without one the data port stays on loopback.
+    pub secret: Option<ClusterSecret>,
+    /// Memory for results, in bytes; by default what the machine or its control group allows.
+    pub memory_bytes: u64,
+    /// Where results go when memory is short; by default the system's temporary folder.
+    pub spill_dir: Option<PathBuf>,
+    /// Where health and metrics are served.
+    pub health: Option<SocketAddr>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            queues: vec![DEFAULT_QUEUE.to_owned()],
+            bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            advertise: None,
+            secret: None,
+            memory_bytes: crate::memory::limit_bytes(),
+            spill_dir: Some(std::env::temp_dir()),
+            health: None,
+        }
+    }
+}

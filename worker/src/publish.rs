@@ -1,0 +1,124 @@
+//! Ringing for ready tasks: parcels by queue, with the descriptors that are at hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::parcel::Parcel;
+use bolthole_broker::queue::{Queue, QueueName, Route};
+use bolthole_broker::run::Ready;
+use bolthole_broker::store::{Epoch, Error, Store};
+use bytes::Bytes;
+use tokio::sync::RwLock;
+use tokio::time::sleep;
+
+use crate::core::Describe;
+use crate::flight::TaskInfo;
+use crate::known::Known;
+
+/// Tries of a publication before it is left to reconciling.
+const TRIES: u32 = 5;
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Publishes.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    pub(crate) queue: Queue,
+    pub(crate) store: Store,
+    pub(crate) known: Arc<Known>,
+    /// The store's life, as last seen.
+    pub(crate) epoch: Arc<RwLock<Epoch>>,
+}
+
+impl Publisher {
+    /// Rings for tasks that others may run, `per_parcel` of them with each message. `check` makes
+    /// receivers ask the store first. True when the broker has confirmed all of it.
+    pub(crate) async fn ring(
+        &self,
+        run: RunId,
+        ready: &[Ready],
+        check: bool,
+        per_parcel: usize,
+    ) -> bool {
+        let mut left = match self.parcels(run, ready, check, per_parcel).await {
+            Ok(parcels) => parcels,
+            Err(error) => {
+                tracing::warn!(%run, %error, "cannot publish released tasks; reconciling will");
+                return false;
+            }
+        };
+        let mut wait = WAIT;
+        for _ in 0..TRIES {
+            let results = self.queue.publish_all(left.clone()).await;
+            let failed = left.into_iter().zip(results).filter_map(|(message, result)| {
+                let error = result.err()?;
+                tracing::debug!(%run, %error, "not published");
+                error.is_retryable().then_some(message)
+            });
+            left = failed.collect();
+            if left.is_empty() {
+                return true;
+            }
+            sleep(wait).await;
+            wait *= 2;
+        }
+        false
+    }
+
+    /// Rings for one task when it is due again. Only a reminder: the due time is in the store.
+    pub(crate) async fn ring_later(
+        &self,
+        run: RunId,
+        ready: Ready,
+        info: &TaskInfo,
+        delay: Duration,
+    ) {
+        let class = info.class();
+        let described = |_: TaskId| Some((class, info.descriptor()));
+        let never = Epoch(String::new());
+        let packed = Parcel::pack(run, &never, &[ready], described, 1);
+        let (Ok(packed), Ok(name)) = (packed, QueueName::new(&class.options.queue)) else { return };
+        for body in packed {
+            if let Err(error) = self.queue.publish_delayed(&Route::hi(&name), body, delay).await {
+                tracing::warn!(%run, %error, "no reminder is set; reconciling will find the task");
+            }
+        }
+    }
+
+    async fn parcels(
+        &self,
+        run: RunId,
+        ready: &[Ready],
+        check: bool,
+        per_parcel: usize,
+    ) -> Result<Vec<(Route, Bytes)>, Error> {
+        let tasks: Vec<TaskId> = ready.iter().map(|ready| ready.task).collect();
+        self.known.load(run, &tasks).await?;
+        let mut by_queue: BTreeMap<String, Vec<(Ready, TaskInfo)>> = BTreeMap::new();
+        for ready in ready {
+            if let Some(info) = self.known.describe(run, ready.task) {
+                let queue = info.class().options.queue.clone();
+                by_queue.entry(queue).or_default().push((*ready, info));
+            }
+        }
+        // A receiver takes nothing for granted that was said in another life of the store.
+        let epoch = if check { Epoch(String::new()) } else { self.epoch.read().await.clone() };
+        let mut parcels = Vec::new();
+        for (queue, tasks) in by_queue {
+            let name = QueueName::new(&queue).map_err(|error| Error::Corrupt(error.to_string()))?;
+            let route = Route::hi(&name);
+            for part in tasks.chunks(per_parcel.max(1)) {
+                let ready: Vec<Ready> = part.iter().map(|(ready, _)| *ready).collect();
+                let described = |task: TaskId| {
+                    let found = part.iter().find(|(ready, _)| ready.task == task);
+                    found.map(|(_, info)| (info.class(), info.descriptor()))
+                };
+                let packed = Parcel::pack(run, &epoch, &ready, described, part.len())
+                    .map_err(|error| Error::Corrupt(error.to_string()))?;
+                parcels.extend(packed.into_iter().map(|body| (route.clone(), body)));
+            }
+        }
+        Ok(parcels)
+    }
+}

@@ -1,0 +1,182 @@
+//! Finding lost work. Every message may be lost and every process may die; what is runnable can
+//! always be found again in the store, and this is what finds it. Costs nothing per task while all
+//! is well: one look at the status of each run every few seconds.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::clock;
+use bolthole_broker::id::{Incarnation, RunId, TaskId};
+use bolthole_broker::limits;
+use bolthole_broker::run::Ready;
+use bolthole_broker::store::{Error, Store, WorkerRecord};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::publish::Publisher;
+use crate::values::Values;
+
+/// Between two looks, with up to half as much jitter, so that workers take turns.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long one worker looks after a run before another may.
+const HOLD: Duration = Duration::from_secs(3);
+/// The longest time without progress before a run is scanned again.
+const PATIENCE_MAX: Duration = Duration::from_secs(120);
+/// Tasks to ring for in one message.
+const PER_PARCEL: usize = 16;
+
+/// Looks after runs.
+pub(crate) struct Reconciler {
+    pub(crate) store: Store,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) values: Arc<Values>,
+    pub(crate) me: Incarnation,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What was last seen of a run.
+struct Seen {
+    finished: u64,
+    since: Instant,
+    patience: Duration,
+}
+
+impl Reconciler {
+    /// Looks after runs until the worker stops.
+    pub(crate) async fn run(self) {
+        let mut seen: HashMap<RunId, Seen> = HashMap::new();
+        // Nobody is judged dead before the store has been reachable for two leases.
+        let mut reachable = Instant::now();
+        loop {
+            let jitter = Duration::from_millis(clock::random_u64() % 1_000);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = sleep(LOOK + jitter) => {}
+            }
+            let sure = reachable.elapsed() >= 2 * limits::WORKER_LEASE;
+            if let Err(error) = self.look(&mut seen, sure).await {
+                tracing::debug!(%error, "cannot look after runs");
+                reachable = Instant::now();
+            }
+        }
+    }
+
+    async fn look(&self, seen: &mut HashMap<RunId, Seen>, sure: bool) -> Result<(), Error> {
+        let runs = self.store.runs().await?;
+        seen.retain(|run, _| runs.contains(run));
+        self.bury(&runs).await?;
+        self.sweep().await?;
+        for run in runs {
+            let Some(status) = self.store.status(run).await? else { continue };
+            if !status.state.is_running() {
+                seen.remove(&run);
+                continue;
+            }
+            let now = Instant::now();
+            let entry = seen.entry(run).or_insert(Seen {
+                finished: status.finished,
+                since: now,
+                patience: limits::RECONCILE_AFTER,
+            });
+            if entry.finished != status.finished {
+                *entry = Seen {
+                    finished: status.finished,
+                    since: now,
+                    patience: limits::RECONCILE_AFTER,
+                };
+            }
+            let stalled = now >= entry.since + entry.patience;
+            if !self.store.lock(run, self.me, HOLD).await? {
+                continue;
+            }
+            let workers: Vec<WorkerRecord> =
+                self.store.workers().await?.into_iter().map(|(_, record)| record).collect();
+            if sure {
+                self.ring_for_the_dead(run, &workers).await?;
+            }
+            if stalled {
+                entry.since = now;
+                entry.patience = (entry.patience * 2).min(PATIENCE_MAX);
+                self.scan(run, &workers).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes what the dead had written down and not settled.
+    async fn ring_for_the_dead(&self, run: RunId, workers: &[WorkerRecord]) -> Result<(), Error> {
+        for (id, ready) in self.store.outbox(run).await? {
+            let alive =
+                id.owner == self.me || workers.iter().any(|record| record.incarnation == id.owner);
+            if !alive && self.publisher.ring(run, &ready, true, PER_PARCEL).await {
+                self.store.settle(run, id, &ready).await?;
+                tracing::info!(%run, tasks = ready.len(), owner = %id.owner, "rang for the dead");
+            }
+        }
+        Ok(())
+    }
+
+    /// Rings for everything of a run that is ready and that no living worker has.
+    async fn scan(&self, run: RunId, workers: &[WorkerRecord]) -> Result<(), Error> {
+        let busy: HashSet<TaskId> = workers
+            .iter()
+            .flat_map(|record| record.in_flight.iter())
+            .filter(|(of, _)| *of == run)
+            .flat_map(|(_, tasks)| tasks.iter().copied())
+            .collect();
+        for segment in self.store.segments(run).await? {
+            let ready = self.store.ready(run, segment).await?;
+            let lost: Vec<Ready> =
+                ready.into_iter().filter(|ready| !busy.contains(&ready.task)).collect();
+            if !lost.is_empty() {
+                tracing::info!(%run, segment, tasks = lost.len(), "rings again for ready tasks");
+                self.publisher.ring(run, &lost, true, PER_PARCEL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes open runs whose client is gone, deletes ended ones that have outlived their retention.
+    async fn bury(&self, runs: &[RunId]) -> Result<(), Error> {
+        for run in self.store.overdue().await? {
+            if !runs.contains(&run) || !self.store.lock(run, self.me, HOLD).await? {
+                continue;
+            }
+            let Some(status) = self.store.status(run).await? else { continue };
+            if status.state.is_running() {
+                tracing::info!(%run, "its client is gone: closed");
+                self.store.close(run).await?;
+            } else {
+                tracing::info!(%run, "has outlived its retention: deleted");
+                self.store.purge(run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops results that no locator names any more.
+    async fn sweep(&self) -> Result<(), Error> {
+        let mut by_run: HashMap<RunId, Vec<TaskId>> = HashMap::new();
+        for (run, task) in self.values.committed() {
+            by_run.entry(run).or_default().push(task);
+        }
+        for (run, tasks) in by_run {
+            if self.store.status(run).await?.is_none() {
+                self.values.drop_run(run);
+                continue;
+            }
+            for part in tasks.chunks(limits::COMMIT_SUCCESSORS_MAX) {
+                let statuses = self.store.inspect(run, part).await?;
+                for (task, status) in part.iter().zip(statuses) {
+                    use bolthole_broker::state::TaskState;
+                    let freed = status.is_none_or(|s| s.state.state() == TaskState::Freed);
+                    if freed {
+                        self.values.forget((run, *task));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

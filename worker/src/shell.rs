@@ -1,0 +1,457 @@
+//! The loop around the core: events in, effects out. All waiting is done in tasks beside it, which
+//! send their answers back; the loop itself never waits for anything but the next event.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bolthole_broker::clock;
+use bolthole_broker::control::Control;
+use bolthole_broker::handoff::Peer;
+use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
+use bolthole_broker::limits;
+use bolthole_broker::locator::Locator;
+use bolthole_broker::parcel::Parcel;
+use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
+use bolthole_broker::run::{
+    Commit, Committed, FreedResult, LeaseRequest, Leased, OutboxId, Ready, Retried, Retry,
+};
+use bolthole_broker::store::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::{Core, Effect, Publish};
+use crate::flight::{Key, Prepared, TaskInfo, Wanted};
+use crate::prepare::Preparer;
+use crate::publish::Publisher;
+use crate::slots::Slots;
+
+/// Answers on their way to the loop. Senders wait when it is full; the loop never sends to itself.
+const ANSWERS_MAX: usize = 1024;
+/// How often time is looked at: leases, time limits, old deliveries.
+const TICK: Duration = Duration::from_millis(50);
+/// The wait before the store is asked again, doubled each time up to the second.
+const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a task that this build cannot run waits before it is rung for again.
+const PARK: Duration = Duration::from_secs(1);
+
+/// An answer.
+enum Answer {
+    Prepared(Vec<(Key, Prepared)>),
+    Committed(OutboxId, Committed),
+    Published(Publish, bool),
+    Leased(RunId, Vec<(LeaseRequest, Leased)>),
+    Retried(Key),
+}
+
+/// The loop and what it drives.
+pub(crate) struct Shell {
+    core: Core,
+    slots: Slots,
+    preparer: Arc<Preparer>,
+    publisher: Arc<Publisher>,
+    consumer: Consumer,
+    settler: Settler,
+    in_flight: Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>,
+    me: Incarnation,
+    answers: mpsc::Sender<Answer>,
+    inbox: mpsc::Receiver<Answer>,
+    tracker: TaskTracker,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        core: Core,
+        slots: Slots,
+        preparer: Arc<Preparer>,
+        publisher: Arc<Publisher>,
+        consumer: Consumer,
+        in_flight: Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>,
+        me: Incarnation,
+    ) -> Self {
+        let (answers, inbox) = mpsc::channel(ANSWERS_MAX);
+        let settler = consumer.settler();
+        let tracker = TaskTracker::new();
+        Self {
+            core,
+            slots,
+            preparer,
+            publisher,
+            consumer,
+            settler,
+            in_flight,
+            me,
+            answers,
+            inbox,
+            tracker,
+        }
+    }
+
+    /// Runs until `stop`, or until a drain has nothing left to do.
+    pub(crate) async fn run(
+        mut self,
+        mut drain: watch::Receiver<bool>,
+        drained: watch::Sender<bool>,
+        stop: CancellationToken,
+    ) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewed = Instant::now();
+        let mut draining = false;
+        let mut consuming = true;
+        loop {
+            let commit_due = self.core.next_commit();
+            let commit_timer = async {
+                match commit_due {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Ok(()) = drain.changed(), if !draining => {
+                    draining = true;
+                    self.begin_drain().await;
+                }
+                answer = self.inbox.recv() => self.take_answers(answer).await,
+                () = self.slots.finished() => {}
+                event = self.consumer.next(), if consuming => match event {
+                    Some(event) => self.take_event(event).await,
+                    None => consuming = false,
+                },
+                () = commit_timer => {}
+                _ = tick.tick() => {
+                    let renew = renewed.elapsed() >= limits::WORKER_RENEW;
+                    if renew {
+                        renewed = Instant::now();
+                    }
+                    self.on_tick(renew).await;
+                }
+            }
+            let finished = self.slots.take_finished();
+            let now = Instant::now();
+            if !finished.is_empty() {
+                let known = Arc::clone(&self.preparer.known);
+                let random = clock::random_u64();
+                let effects = self.core.on_finished(finished, &*known, random, now);
+                self.perform(effects).await;
+            }
+            let starving = self.slots.is_starving();
+            let commits = self.core.due_commits(now, starving);
+            self.perform(commits).await;
+            if draining && self.core.is_idle() {
+                drained.send_replace(true);
+                break;
+            }
+        }
+        self.slots.clear_bench();
+        self.slots.close();
+        self.preparer.stop.cancel();
+        // What still waits for the store or the queue is cut short: others take over.
+        self.tracker.close();
+        self.inbox.close();
+        let settle = self.settler.stop();
+        let _ = tokio::time::timeout(TICK * 20, settle).await;
+        self.consumer.close().await;
+        stop.cancelled().await;
+    }
+
+    async fn take_answers(&mut self, first: Option<Answer>) {
+        let mut next = first;
+        while let Some(answer) = next {
+            let effects = self.take_answer(answer);
+            self.perform(effects).await;
+            next = self.inbox.try_recv().ok();
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) -> Vec<Effect> {
+        let now = Instant::now();
+        match answer {
+            Answer::Prepared(prepared) => self.core.on_prepared(prepared, clock::random_u64(), now),
+            Answer::Committed(id, reply) => {
+                let known = Arc::clone(&self.preparer.known);
+                let blocked = self.publisher.queue.is_blocked();
+                self.core.on_committed(id, reply, &*known, blocked, now)
+            }
+            Answer::Published(publish, confirmed) => {
+                self.core.on_published(&publish, confirmed, now)
+            }
+            Answer::Leased(run, answers) => self.core.on_leased(run, answers, now),
+            Answer::Retried(key) => self.core.on_retried(key, now),
+        }
+    }
+
+    async fn take_event(&mut self, event: Event) {
+        match event {
+            Event::SessionStarted { epoch } => tracing::info!(%epoch, "consuming"),
+            Event::Delivery(delivery) => self.take_delivery(delivery).await,
+            Event::Control(body) => match Control::decode(&body) {
+                Ok(Control::Ended(run)) => {
+                    let status = self.preparer.store.status(run).await;
+                    let state = status.ok().flatten().map(|status| status.state);
+                    if state.is_none_or(|state| !state.is_running()) {
+                        let mut effects = Vec::new();
+                        self.core.run_over(run, state, &mut effects);
+                        self.perform(effects).await;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "a control message is not understood"),
+            },
+            Event::SessionLost { epoch, reason } => {
+                tracing::warn!(%epoch, %reason, "the session with the queue is lost");
+                self.core.on_session_lost(epoch);
+            }
+        }
+    }
+
+    async fn take_delivery(&mut self, delivery: Delivery) {
+        let parcel = match Parcel::decode(&delivery.body) {
+            Ok(parcel) => parcel,
+            Err(error) => {
+                let queue = self.publisher.queue.clone();
+                let settler = self.settler.clone();
+                let reason = format!("it cannot be read as a parcel: {error}");
+                tracing::error!(%error, route = %delivery.route, "an undecodable parcel");
+                self.tracker.spawn(async move {
+                    if queue.dead_letter(delivery.body, &reason).await.is_ok() {
+                        settler.ack(delivery.tag).await;
+                    } else {
+                        settler.give_back(delivery.tag).await;
+                    }
+                });
+                return;
+            }
+        };
+        let fresh = parcel.epoch == *self.publisher.epoch.read().await;
+        let effects = self.core.on_delivery(&delivery, parcel, fresh, Instant::now());
+        self.perform(effects).await;
+    }
+
+    async fn on_tick(&mut self, renew: bool) {
+        let running = self.slots.running();
+        let now = Instant::now();
+        let effects = self.core.on_tick(&running, renew, clock::random_u64(), now);
+        *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = self.core.in_flight();
+        self.perform(effects).await;
+    }
+
+    async fn begin_drain(&mut self) {
+        tracing::info!("draining: no new work");
+        self.settler.stop().await;
+        let started: HashSet<Key> = self.slots.running().iter().map(|slot| slot.key).collect();
+        self.slots.clear_bench();
+        let effects = self.core.on_drain(&started, Instant::now());
+        self.perform(effects).await;
+    }
+
+    /// Carries out effects, and those of what could be answered at once.
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        let mut open = effects;
+        while !open.is_empty() {
+            let mut next = Vec::new();
+            for effect in open {
+                next.extend(self.perform_one(effect).await);
+            }
+            open = next;
+        }
+    }
+
+    async fn perform_one(&mut self, effect: Effect) -> Vec<Effect> {
+        let values = &self.preparer.values;
+        match effect {
+            Effect::Prepare { run, tasks } => return self.prepare(run, tasks),
+            Effect::Start(tasks) => self.slots.push(tasks),
+            Effect::Commit { run, commit } => self.commit(run, commit),
+            Effect::Publish(publish) => self.publish(publish),
+            Effect::Ack(tag) => {
+                self.settler.ack(tag).await;
+            }
+            Effect::Confirm(keys) => {
+                keys.into_iter().for_each(|(key, nonce)| values.confirm(key, nonce));
+            }
+            Effect::Discard(keys) => {
+                keys.into_iter().for_each(|(key, nonce)| values.discard(key, nonce));
+            }
+            Effect::Freed { run, freed } => self.forget(run, freed),
+            Effect::RunOver { run, gone } => {
+                if gone {
+                    values.drop_run(run);
+                }
+            }
+            Effect::Retry { run, retry, info } => self.retry(run, retry, info),
+            Effect::Park { run, ready, info, message } => {
+                tracing::warn!(%run, task = %ready.task, %message, "parked");
+                let publisher = Arc::clone(&self.publisher);
+                self.tracker.spawn(async move {
+                    publisher.ring_later(run, ready, &info, PARK).await;
+                });
+            }
+            Effect::Lease { run, requests } => self.lease(run, requests),
+            Effect::Settle { run, sequences } => self.settle(run, sequences),
+            Effect::SpareSlot => self.slots.replace(),
+        }
+        Vec::new()
+    }
+
+    /// Prepares what needs nothing from elsewhere at once, the rest beside the loop.
+    fn prepare(&mut self, run: RunId, tasks: Vec<Wanted>) -> Vec<Effect> {
+        let mut here = Vec::new();
+        let mut elsewhere = Vec::new();
+        for wanted in tasks {
+            match self.preparer.at_once(run, &wanted) {
+                Some(prepared) => here.push(((run, wanted.ready.task), prepared)),
+                None => elsewhere.push(wanted),
+            }
+        }
+        if !elsewhere.is_empty() {
+            let preparer = Arc::clone(&self.preparer);
+            let answers = self.answers.clone();
+            self.tracker.spawn(async move {
+                let prepared = preparer.prepare(run, &elsewhere).await;
+                let _ = answers.send(Answer::Prepared(prepared)).await;
+            });
+        }
+        if here.is_empty() {
+            return Vec::new();
+        }
+        self.core.on_prepared(here, clock::random_u64(), Instant::now())
+    }
+
+    fn commit(&self, run: RunId, commit: Commit) {
+        let store = self.preparer.store.clone();
+        let answers = self.answers.clone();
+        let stop = self.preparer.stop.clone();
+        self.tracker.spawn(async move {
+            let mut wait = STORE_WAIT.0;
+            let reply = loop {
+                match store.commit(run, &commit).await {
+                    Ok(reply) => break reply,
+                    Err(error) if error.is_retryable() && !stop.is_cancelled() => {
+                        tracing::warn!(%run, %error, "a commit was not answered; repeating it");
+                        sleep(wait).await;
+                        wait = (wait * 2).min(STORE_WAIT.1);
+                    }
+                    Err(error) => {
+                        tracing::error!(%run, %error, "a commit was refused");
+                        break Committed::NotRunning(None);
+                    }
+                }
+            };
+            let _ = answers.send(Answer::Committed(commit.outbox, reply)).await;
+        });
+    }
+
+    fn publish(&self, publish: Publish) {
+        let publisher = Arc::clone(&self.publisher);
+        let answers = self.answers.clone();
+        let per_parcel = self.core.tasks_per_slot();
+        self.tracker.spawn(async move {
+            let Publish { run, ready, check, .. } = &publish;
+            let confirmed = publisher.ring(*run, ready, *check, per_parcel).await;
+            let _ = answers.send(Answer::Published(publish, confirmed)).await;
+        });
+    }
+
+    /// Drops freed results here and tells the workers that hold others.
+    fn forget(&self, run: RunId, freed: Vec<FreedResult>) {
+        let values = &self.preparer.values;
+        let mut elsewhere = Vec::new();
+        for result in freed {
+            values.forget((run, result.task));
+            if let Locator::Held { worker, .. } = result.locator
+                && worker != self.preparer.inputs.me
+            {
+                elsewhere.push((worker, result));
+            }
+        }
+        if elsewhere.is_empty() {
+            return;
+        }
+        let store = self.preparer.store.clone();
+        let fetcher = self.preparer.inputs.fetcher.clone();
+        self.tracker.spawn(async move {
+            for (worker, result) in elsewhere {
+                let Ok(Some(record)) = store.worker(worker).await else { continue };
+                let peer = Peer { addr: record.address, incarnation: record.incarnation };
+                // The nonce is not in the reply: zero stands for whichever attempt was committed.
+                let key =
+                    ResultKey { run, task: result.task, generation: result.generation, nonce: 0 };
+                if let Err(error) = fetcher.forget(&peer, &[key]).await {
+                    tracing::debug!(%run, %error, "a holder was not told; its sweep will find it");
+                }
+            }
+        });
+    }
+
+    /// Notes a failed attempt, then rings for the next one when it is due.
+    fn retry(&self, run: RunId, retry: Retry, info: TaskInfo) {
+        let store = self.preparer.store.clone();
+        let publisher = Arc::clone(&self.publisher);
+        let answers = self.answers.clone();
+        let stop = self.preparer.stop.clone();
+        self.tracker.spawn(async move {
+            let mut wait = STORE_WAIT.0;
+            while !stop.is_cancelled() {
+                match store.retry(run, &retry).await {
+                    Ok(Retried::Due { .. }) => {
+                        let delay = Duration::from_millis(retry.delay_ms);
+                        let ready = Ready::first(retry.task);
+                        publisher.ring_later(run, ready, &info, delay).await;
+                        break;
+                    }
+                    Ok(Retried::Stale) => break,
+                    Err(error) if error.is_retryable() => {
+                        tracing::warn!(%run, %error, "a failed attempt was not noted; repeating");
+                        sleep(wait).await;
+                        wait = (wait * 2).min(STORE_WAIT.1);
+                    }
+                    Err(error) => {
+                        tracing::error!(%run, %error, "a failed attempt was not noted");
+                        break;
+                    }
+                }
+            }
+            let _ = answers.send(Answer::Retried((run, retry.task))).await;
+        });
+    }
+
+    fn lease(&self, run: RunId, requests: Vec<LeaseRequest>) {
+        let store = self.preparer.store.clone();
+        let answers = self.answers.clone();
+        let me = self.me;
+        self.tracker.spawn(async move {
+            match store.lease(run, me, &requests).await {
+                Ok(leased) => {
+                    let answer = requests.into_iter().zip(leased).collect();
+                    let _ = answers.send(Answer::Leased(run, answer)).await;
+                }
+                // The next tick asks again; a lease that runs out costs a repetition, no more.
+                Err(error) => tracing::warn!(%run, %error, "leases were not renewed"),
+            }
+        });
+    }
+
+    fn settle(&self, run: RunId, sequences: Vec<u64>) {
+        let store = self.preparer.store.clone();
+        let owner = self.me;
+        self.tracker.spawn(async move {
+            let entries: Vec<(OutboxId, Vec<Ready>)> = match store.outbox(run).await {
+                Ok(entries) => entries,
+                Err(Error::Refused(_)) => return,
+                Err(error) => {
+                    tracing::debug!(%run, %error, "outbox entries were not settled");
+                    return;
+                }
+            };
+            for (id, ready) in entries {
+                let ours = id.owner == owner && sequences.contains(&id.sequence);
+                if ours && let Err(error) = store.settle(run, id, &ready).await {
+                    tracing::debug!(%run, %error, "an outbox entry was not settled");
+                }
+            }
+        });
+    }
+}

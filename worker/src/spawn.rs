@@ -1,0 +1,115 @@
+//! Tasks that a task submits: staged under a number of their own, started by the commit of the
+//! attempt that submitted them, dropped with it if it loses.
+
+use bolthole_broker::error::TaskErrorKind;
+use bolthole_broker::graph::{Captured, plan};
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::run::{SegmentDigest, Stage};
+use bolthole_broker::state::PINNED;
+use bolthole_broker::store::{Error, Store};
+use tokio::runtime::Handle;
+
+use crate::flight::Ended;
+use crate::slots::failed;
+
+/// A staged segment: its number and content.
+pub(crate) type Spawned = (u32, SegmentDigest);
+
+/// Stages what tasks submit. Called from slots, which may wait.
+#[derive(Debug, Clone)]
+pub(crate) struct Spawner {
+    pub(crate) store: Store,
+    /// The runtime for I/O.
+    pub(crate) io: Handle,
+}
+
+/// Submitted tasks were not taken.
+#[derive(Debug)]
+pub(crate) enum SpawnError {
+    /// The graph is at fault.
+    Graph(String),
+    /// The store is.
+    Store(Error),
+}
+
+impl From<SpawnError> for Ended {
+    fn from(error: SpawnError) -> Self {
+        let kind = TaskErrorKind::Unusable;
+        match error {
+            SpawnError::Graph(reason) => {
+                failed(kind, &format!("the tasks it submitted cannot be taken: {reason}"), false)
+            }
+            SpawnError::Store(error) => {
+                let text = format!("the tasks it submitted cannot be stored: {error}");
+                failed(kind, &text, error.is_retryable())
+            }
+        }
+    }
+}
+
+impl Spawner {
+    /// Stages `submitted`, and `forwarded`, whose output is the task that the attempt hands on.
+    pub(crate) fn stage(
+        &self,
+        run: RunId,
+        submitted: Vec<Captured>,
+        forwarded: Option<Captured>,
+    ) -> Result<(Spawned, Option<TaskId>), SpawnError> {
+        let forwards = forwarded.is_some();
+        let mut all = Captured::default();
+        // The forwarded graph comes first, so that its output is the first output.
+        for captured in forwarded.into_iter().chain(submitted) {
+            append(&mut all, captured);
+        }
+        let plan = plan(all).map_err(|error| SpawnError::Graph(error.to_string()))?;
+        if plan.nodes.iter().any(|node| !node.earlier.is_empty()) {
+            let reason = "they use handles; pass the values, or make the calls with `delayed`";
+            return Err(SpawnError::Graph(reason.to_owned()));
+        }
+        let blobs: Vec<_> =
+            plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone())).collect();
+        self.io.block_on(async {
+            for (digest, bytes) in blobs {
+                self.store.put_blob(run, digest, bytes).await.map_err(SpawnError::Store)?;
+            }
+            let number = self.store.reserve(run).await.map_err(SpawnError::Store)?;
+            let mut cut = plan.cut(number);
+            let segment =
+                cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
+            let Some(segment) = segment else {
+                return Err(SpawnError::Graph("there are none".to_owned()));
+            };
+            let more = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
+            if more.is_some() {
+                let reason = "they are more than fit into one segment; submit fewer from one task";
+                return Err(SpawnError::Graph(reason.to_owned()));
+            }
+            let output = plan.outputs.first().and_then(|place| cut.id(*place)).filter(|_| forwards);
+            let stage = Stage {
+                segment: segment.number,
+                digest: segment.digest,
+                pending: segment.pending,
+                // Nobody has a handle of them.
+                consumers: segment.consumers.iter().map(|count| count & !PINNED).collect(),
+                chunks: segment.chunks,
+            };
+            self.store.stage(run, &stage).await.map_err(SpawnError::Store)?;
+            Ok(((stage.segment, stage.digest), output))
+        })
+    }
+}
+
+/// Adds the calls of another graph behind those of `all`.
+fn append(all: &mut Captured, mut other: Captured) {
+    let calls = u32::try_from(all.nodes.len()).unwrap_or(u32::MAX);
+    let classes = u32::try_from(all.classes.len()).unwrap_or(u32::MAX);
+    for node in &mut other.nodes {
+        node.class += classes;
+        node.inputs.iter_mut().for_each(|input| *input += calls);
+    }
+    all.run = all.run.or(other.run);
+    all.classes.append(&mut other.classes);
+    all.nodes.append(&mut other.nodes);
+    all.outputs.extend(other.outputs.iter().map(|output| output + calls));
+    all.blobs.extend(other.blobs);
+}

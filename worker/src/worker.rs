@@ -1,0 +1,266 @@
+//! A worker from start to end: builds the parts, connects them, takes them down in order.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bolthole_broker::call::States;
+use bolthole_broker::clock;
+use bolthole_broker::handoff::{Budget, Fetcher};
+use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use bolthole_broker::queue::{BadName, ConsumeOptions, Queue, QueueName};
+use bolthole_broker::registry::Registry;
+use bolthole_broker::store::{self, Store, WorkerRecord};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{RwLock, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::{Core, Identity};
+use crate::hold::{Held, HoldOptions};
+use crate::inputs::Inputs;
+use crate::known::Known;
+use crate::options::Options;
+use crate::prepare::Preparer;
+use crate::presence;
+use crate::publish::Publisher;
+use crate::reconcile::Reconciler;
+use crate::serve::{ServeError, ServeOptions, Server};
+use crate::shell::Shell;
+use crate::slots::Slots;
+use crate::spawn::Spawner;
+use crate::values::Values;
+
+/// Share of the memory limit that results on their way here may take.
+const RECEIVE_SHARE: u64 = 10;
+/// And the least they may.
+const RECEIVE_BYTES_MIN: u64 = 64 << 20;
+
+/// A worker could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No slot was asked for.
+    #[error("a worker needs at least one slot")]
+    NoSlots,
+    /// A queue's name is no name.
+    #[error(transparent)]
+    Queue(#[from] BadName),
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The data port cannot be opened.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A thread, a folder or a runtime cannot be made.
+    #[error("failed to start the worker: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A running worker. Dropping it stops the worker at once; [`Worker::drain`] lets it finish.
+#[derive(Debug)]
+pub struct Worker {
+    index: WorkerIndex,
+    incarnation: Incarnation,
+    address: String,
+    held: Held,
+    drain: watch::Sender<bool>,
+    drained: watch::Receiver<bool>,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    /// Ends with the worker; taken down without waiting for bodies that are stuck.
+    user: Option<Runtime>,
+}
+
+impl Worker {
+    /// Starts a worker on the current runtime, which becomes its runtime for I/O. Bodies of tasks
+    /// run on threads and a runtime of their own.
+    pub async fn start(
+        store: Store,
+        queue: Queue,
+        registry: Registry,
+        states: States,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        if options.slots == 0 {
+            return Err(StartError::NoSlots);
+        }
+        let names = options.queues.iter().map(|name| QueueName::new(name));
+        let queues = names.collect::<Result<Vec<QueueName>, BadName>>()?;
+        let incarnation = clock::new_incarnation();
+        let (memory_bytes, spill_dir) = (options.memory_bytes, options.spill_dir.clone());
+        let held = Held::open(HoldOptions { memory_bytes, spill_dir, incarnation }).await?;
+        let stop = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        let (address, server) = open_port(&options, incarnation, &held).await?;
+        let record = WorkerRecord {
+            incarnation,
+            address: address.clone(),
+            slots: u32::try_from(options.slots).unwrap_or(u32::MAX),
+            queues: options.queues.clone(),
+            in_flight: Vec::new(),
+            held_bytes: 0,
+            tasks: tasks_of(&registry),
+        };
+        let index = store.join(&record).await?;
+        let epoch = Arc::new(RwLock::new(store.epoch().await?));
+        let in_flight = Arc::new(Mutex::new(Vec::<(RunId, Vec<TaskId>)>::new()));
+        let user = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("bolthole-user")
+            .enable_all()
+            .build()?;
+        let values = Arc::new(Values::new(held.clone(), index));
+        let known = Arc::new(Known::new(store.clone()));
+        let receive = (memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
+        let fetcher = Fetcher::new(options.secret.as_ref(), Budget::new(receive));
+        let spawner = Spawner { store: store.clone(), io: Handle::current() };
+        let slots =
+            Slots::start(options.slots, Arc::clone(&values), spawner, user.handle().clone())?;
+        let publisher = Arc::new(Publisher {
+            queue: queue.clone(),
+            store: store.clone(),
+            known: Arc::clone(&known),
+            epoch: Arc::clone(&epoch),
+        });
+        let served: HashSet<String> = options.queues.iter().cloned().collect();
+        let preparer = Arc::new(Preparer {
+            store: store.clone(),
+            known: Arc::clone(&known),
+            values: Arc::clone(&values),
+            inputs: Inputs {
+                store: store.clone(),
+                values: Arc::clone(&values),
+                fetcher,
+                me: index,
+            },
+            registry,
+            states: Arc::new(states),
+            queues: served.clone(),
+            incarnation,
+            stop: stop.child_token(),
+        });
+        let core = Core::new(Identity {
+            incarnation,
+            index,
+            address: address.clone(),
+            slots: options.slots,
+            queues: served,
+        });
+        let consumer = queue.consume(ConsumeOptions {
+            queues,
+            prefetch_hi: prefetch(2 * options.slots + 2),
+            prefetch_lo: prefetch(options.slots + 1),
+        });
+        let (drain, drain_asked) = watch::channel(false);
+        let (drained_tell, drained) = watch::channel(false);
+        let shell = Shell::new(
+            core,
+            slots,
+            preparer,
+            Arc::clone(&publisher),
+            consumer,
+            Arc::clone(&in_flight),
+            incarnation,
+        );
+        tracker.spawn(shell.run(drain_asked, drained_tell, stop.clone()));
+        tracker.spawn(presence::keep(store.clone(), index, record, in_flight, epoch, stop.clone()));
+        let me = incarnation;
+        let reconciler = Reconciler { store, publisher, values, me, stop: stop.clone() };
+        tracker.spawn(reconciler.run());
+        if let Some(server) = server {
+            let stopped = stop.clone();
+            tracker.spawn(async move {
+                stopped.cancelled().await;
+                server.shutdown().await;
+            });
+        }
+        tracker.close();
+        tracing::info!(%index, %address, slots = options.slots, "worker started");
+        Ok(Self {
+            index,
+            incarnation,
+            address,
+            held,
+            drain,
+            drained,
+            stop,
+            tracker,
+            user: Some(user),
+        })
+    }
+
+    /// The worker's index in locators.
+    pub fn index(&self) -> WorkerIndex {
+        self.index
+    }
+
+    /// This life of the worker.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Where its data port is reached; empty when it has none.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The results it holds.
+    pub fn held(&self) -> Held {
+        self.held.clone()
+    }
+
+    /// Takes no more work, finishes what has begun and gives back the rest, for at most `patience`;
+    /// then stops. True when everything that had begun was committed.
+    pub async fn drain(mut self, patience: Duration) -> bool {
+        self.drain.send_replace(true);
+        let finished = self.drained.wait_for(|drained| *drained);
+        let finished = matches!(tokio::time::timeout(patience, finished).await, Ok(Ok(_)));
+        self.stop().await;
+        finished
+    }
+
+    /// Stops at once: what is not committed is run again by others.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.tracker.wait().await;
+        self.held.close().await;
+        if let Some(user) = self.user.take() {
+            user.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(user) = self.user.take() {
+            user.shutdown_background();
+        }
+    }
+}
+
+async fn open_port(
+    options: &Options,
+    incarnation: Incarnation,
+    held: &Held,
+) -> Result<(String, Option<Server>), StartError> {
+    let Some(bind) = options.bind else { return Ok((String::new(), None)) };
+    let secret = options.secret.clone();
+    let server = Server::bind(ServeOptions { bind, secret, incarnation }, held.clone()).await?;
+    let address = options.advertise.clone().unwrap_or_else(|| server.local_addr().to_string());
+    Ok((address, Some(server)))
+}
+
+fn tasks_of(registry: &Registry) -> Vec<(String, String)> {
+    let named = registry.names().filter_map(|name| registry.get(name));
+    let mut tasks: Vec<_> =
+        named.map(|entry| (entry.name.to_owned(), entry.signature.to_owned())).collect();
+    tasks.sort();
+    tasks
+}
+
+fn prefetch(parcels: usize) -> u16 {
+    u16::try_from(parcels).unwrap_or(u16::MAX)
+}
