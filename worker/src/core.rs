@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::descriptor::Chunk;
-use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Delivery, Epoch, Tag};
 use bolthole_broker::run::{Commit, FreedResult, LeaseRequest, OutboxId, Ready, Retry};
@@ -118,7 +118,6 @@ struct Flight {
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) incarnation: Incarnation,
-    pub(crate) index: WorkerIndex,
     pub(crate) address: String,
     pub(crate) slots: usize,
     pub(crate) queues: HashSet<String>,

@@ -75,7 +75,7 @@ pub(crate) enum Prepared {
     /// It cannot be run, and never will be.
     Fail { ready: Ready, info: TaskInfo, attempt: u32, kind: TaskErrorKind, message: String },
     /// Another queue's workers run it.
-    Elsewhere(TaskInfo),
+    Elsewhere,
     /// This build cannot run it; another one may.
     Park { info: TaskInfo, message: String },
     /// It is not to be run here and now: finished, leased elsewhere, not due, or waiting for an
@@ -98,8 +98,6 @@ pub(crate) struct Runnable {
     pub(crate) leased: bool,
     /// Ends the attempt early, as far as the task's code looks.
     pub(crate) cancel: CancellationToken,
-    /// The longest it may run.
-    pub(crate) timeout: Option<Duration>,
 }
 
 impl std::fmt::Debug for Runnable {

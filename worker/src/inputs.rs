@@ -107,9 +107,8 @@ impl Inputs {
         };
         match (status.state.state(), status.locator) {
             (TaskState::Pending, _) => Ok(Placed::Here(Input::Pending)),
-            (TaskState::Failed, _) => Ok(Placed::Here(Input::NoResult(task))),
             (TaskState::Skipped, Locator::Cause(cause)) => Ok(Placed::Here(Input::NoResult(cause))),
-            (TaskState::Skipped, _) => Ok(Placed::Here(Input::NoResult(task))),
+            (TaskState::Failed | TaskState::Skipped, _) => Ok(Placed::Here(Input::NoResult(task))),
             (TaskState::Freed, locator) => Ok(Placed::Here(Input::Lost(locator))),
             (TaskState::Done, Locator::Stored { .. }) => here(record),
             (TaskState::Done, Locator::Held { worker, .. }) => {
@@ -117,7 +116,8 @@ impl Inputs {
                     .map_err(|error| Error::Corrupt(format!("result of {task}: {error}")))?;
                 let generation = status.state.generation();
                 let key = ResultKey { run, task, generation, nonce: record.nonce };
-                let want = Want { key, length: record.length, digest: Digest::from_bytes(record.digest) };
+                let want =
+                    Want { key, length: record.length, digest: Digest::from_bytes(record.digest) };
                 Ok(Placed::At(worker, status.locator, want))
             }
             (TaskState::Done, locator) => match locator.value() {

@@ -169,7 +169,7 @@ impl Preparer {
     fn unfit(&self, ready: Ready, info: &TaskInfo) -> Option<Prepared> {
         let class = info.class();
         if !self.queues.contains(&class.options.queue) {
-            return Some(Prepared::Elsewhere(info.clone()));
+            return Some(Prepared::Elsewhere);
         }
         let expired = class.options.expires_ms.is_some_and(|end| end <= clock::unix_ms());
         if expired {
@@ -343,7 +343,6 @@ impl Preparer {
         let ctx = Ctx::new(run, ready.task, start.attempt, cancel.clone(), Arc::clone(header));
         let args = info.descriptor().args.clone();
         let states = Arc::clone(&self.states);
-        let timeout = info.class().options.timeout;
         Prepared::Run(Box::new(Runnable {
             key,
             ready,
@@ -354,7 +353,6 @@ impl Preparer {
             nonce: start.nonce,
             leased: start.leased,
             cancel,
-            timeout,
         }))
     }
 

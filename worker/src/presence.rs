@@ -9,12 +9,15 @@ use tokio::sync::RwLock;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+/// What the worker has in flight, by run: written by its loop, read when the record is renewed.
+pub(crate) type InFlight = Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>;
+
 /// Renews the record until `stop`, and looks whether the store has begun another life.
 pub(crate) async fn keep(
     store: Store,
     index: WorkerIndex,
     mut record: WorkerRecord,
-    in_flight: Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>,
+    in_flight: InFlight,
     epoch: Arc<RwLock<Epoch>>,
     stop: CancellationToken,
 ) {
@@ -25,7 +28,7 @@ pub(crate) async fn keep(
             () = stop.cancelled() => break,
             _ = renew.tick() => {}
         }
-        record.in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        record.in_flight.clone_from(&in_flight.lock().unwrap_or_else(PoisonError::into_inner));
         match store.beat(index, &record).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!(%index, "the worker's record had run out"),

@@ -8,7 +8,7 @@ use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Queue, QueueName, Route};
 use bolthole_broker::run::Ready;
-use bolthole_broker::store::{Epoch, Error, Store};
+use bolthole_broker::store::{Epoch, Error};
 use bytes::Bytes;
 use tokio::sync::RwLock;
 use tokio::time::sleep;
@@ -25,7 +25,6 @@ const WAIT: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Publisher {
     pub(crate) queue: Queue,
-    pub(crate) store: Store,
     pub(crate) known: Arc<Known>,
     /// The store's life, as last seen.
     pub(crate) epoch: Arc<RwLock<Epoch>>,

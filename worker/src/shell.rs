@@ -2,15 +2,13 @@
 //! send their answers back; the loop itself never waits for anything but the next event.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::clock;
 use bolthole_broker::control::Control;
-use bolthole_broker::handoff::Peer;
-use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
+use bolthole_broker::id::{Incarnation, RunId};
 use bolthole_broker::limits;
-use bolthole_broker::locator::Locator;
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
 use bolthole_broker::run::{
@@ -25,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::core::{Core, Effect, Publish};
 use crate::flight::{Key, Prepared, TaskInfo, Wanted};
 use crate::prepare::Preparer;
+use crate::presence::InFlight;
 use crate::publish::Publisher;
 use crate::slots::Slots;
 
@@ -54,7 +53,7 @@ pub(crate) struct Shell {
     publisher: Arc<Publisher>,
     consumer: Consumer,
     settler: Settler,
-    in_flight: Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>,
+    in_flight: InFlight,
     me: Incarnation,
     answers: mpsc::Sender<Answer>,
     inbox: mpsc::Receiver<Answer>,
@@ -68,7 +67,7 @@ impl Shell {
         preparer: Arc<Preparer>,
         publisher: Arc<Publisher>,
         consumer: Consumer,
-        in_flight: Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>,
+        in_flight: InFlight,
         me: Incarnation,
     ) -> Self {
         let (answers, inbox) = mpsc::channel(ANSWERS_MAX);
@@ -270,12 +269,16 @@ impl Shell {
                 self.settler.ack(tag).await;
             }
             Effect::Confirm(keys) => {
-                keys.into_iter().for_each(|(key, nonce)| values.confirm(key, nonce));
+                for (key, nonce) in keys {
+                    values.confirm(key, nonce);
+                }
             }
             Effect::Discard(keys) => {
-                keys.into_iter().for_each(|(key, nonce)| values.discard(key, nonce));
+                for (key, nonce) in keys {
+                    values.discard(key, nonce);
+                }
             }
-            Effect::Freed { run, freed } => self.forget(run, freed),
+            Effect::Freed { run, freed } => self.forget(run, &freed),
             Effect::RunOver { run, gone } => {
                 if gone {
                     values.drop_run(run);
@@ -310,8 +313,8 @@ impl Shell {
             let preparer = Arc::clone(&self.preparer);
             let answers = self.answers.clone();
             self.tracker.spawn(async move {
-                let prepared = preparer.prepare(run, &elsewhere).await;
-                let _ = answers.send(Answer::Prepared(prepared)).await;
+                let answer = Answer::Prepared(preparer.prepare(run, &elsewhere).await);
+                let _ = answers.send(answer).await;
             });
         }
         if here.is_empty() {
@@ -355,35 +358,11 @@ impl Shell {
         });
     }
 
-    /// Drops freed results here and tells the workers that hold others.
-    fn forget(&self, run: RunId, freed: Vec<FreedResult>) {
-        let values = &self.preparer.values;
-        let mut elsewhere = Vec::new();
+    /// Drops freed results. Other workers find theirs by sweeping.
+    fn forget(&self, run: RunId, freed: &[FreedResult]) {
         for result in freed {
-            values.forget((run, result.task));
-            if let Locator::Held { worker, .. } = result.locator
-                && worker != self.preparer.inputs.me
-            {
-                elsewhere.push((worker, result));
-            }
+            self.preparer.values.forget((run, result.task));
         }
-        if elsewhere.is_empty() {
-            return;
-        }
-        let store = self.preparer.store.clone();
-        let fetcher = self.preparer.inputs.fetcher.clone();
-        self.tracker.spawn(async move {
-            for (worker, result) in elsewhere {
-                let Ok(Some(record)) = store.worker(worker).await else { continue };
-                let peer = Peer { addr: record.address, incarnation: record.incarnation };
-                // The nonce is not in the reply: zero stands for whichever attempt was committed.
-                let key =
-                    ResultKey { run, task: result.task, generation: result.generation, nonce: 0 };
-                if let Err(error) = fetcher.forget(&peer, &[key]).await {
-                    tracing::debug!(%run, %error, "a holder was not told; its sweep will find it");
-                }
-            }
-        });
     }
 
     /// Notes a failed attempt, then rings for the next one when it is due.

@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::call::States;
 use bolthole_broker::clock;
 use bolthole_broker::handoff::{Budget, Fetcher};
-use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use bolthole_broker::id::{Incarnation, WorkerIndex};
 use bolthole_broker::queue::{BadName, ConsumeOptions, Queue, QueueName};
 use bolthole_broker::registry::Registry;
-use bolthole_broker::store::{self, Store, WorkerRecord};
+use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{RwLock, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::inputs::Inputs;
 use crate::known::Known;
 use crate::options::Options;
 use crate::prepare::Preparer;
-use crate::presence;
+use crate::presence::{self, InFlight};
 use crate::publish::Publisher;
 use crate::reconcile::Reconciler;
 use crate::serve::{ServeError, ServeOptions, Server};
@@ -89,10 +89,9 @@ impl Worker {
         let names = options.queues.iter().map(|name| QueueName::new(name));
         let queues = names.collect::<Result<Vec<QueueName>, BadName>>()?;
         let incarnation = clock::new_incarnation();
-        let (memory_bytes, spill_dir) = (options.memory_bytes, options.spill_dir.clone());
+        let spill_dir = options.spill_dir.clone();
+        let memory_bytes = options.memory_bytes;
         let held = Held::open(HoldOptions { memory_bytes, spill_dir, incarnation }).await?;
-        let stop = CancellationToken::new();
-        let tracker = TaskTracker::new();
         let (address, server) = open_port(&options, incarnation, &held).await?;
         let record = WorkerRecord {
             incarnation,
@@ -105,90 +104,35 @@ impl Worker {
         };
         let index = store.join(&record).await?;
         let epoch = Arc::new(RwLock::new(store.epoch().await?));
-        let in_flight = Arc::new(Mutex::new(Vec::<(RunId, Vec<TaskId>)>::new()));
+        let parts = Parts {
+            values: Arc::new(Values::new(held.clone(), index)),
+            known: Arc::new(Known::new(store.clone())),
+            stop: CancellationToken::new(),
+            store,
+            queue,
+            incarnation,
+            index,
+            address: if address.is_empty() { index.to_string() } else { address.clone() },
+            epoch,
+            in_flight: InFlight::default(),
+        };
         let user = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("bolthole-user")
             .enable_all()
             .build()?;
-        let values = Arc::new(Values::new(held.clone(), index));
-        let known = Arc::new(Known::new(store.clone()));
-        let receive = (memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
-        let fetcher = Fetcher::new(options.secret.as_ref(), Budget::new(receive));
-        let spawner = Spawner { store: store.clone(), io: Handle::current() };
-        let slots =
-            Slots::start(options.slots, Arc::clone(&values), spawner, user.handle().clone())?;
-        let publisher = Arc::new(Publisher {
-            queue: queue.clone(),
-            store: store.clone(),
-            known: Arc::clone(&known),
-            epoch: Arc::clone(&epoch),
-        });
-        let served: HashSet<String> = options.queues.iter().cloned().collect();
-        let preparer = Arc::new(Preparer {
-            store: store.clone(),
-            known: Arc::clone(&known),
-            values: Arc::clone(&values),
-            inputs: Inputs {
-                store: store.clone(),
-                values: Arc::clone(&values),
-                fetcher,
-                me: index,
-            },
-            registry,
-            states: Arc::new(states),
-            queues: served.clone(),
-            incarnation,
-            stop: stop.child_token(),
-        });
-        let core = Core::new(Identity {
-            incarnation,
-            index,
-            address: address.clone(),
-            slots: options.slots,
-            queues: served,
-        });
-        let consumer = queue.consume(ConsumeOptions {
-            queues,
-            prefetch_hi: prefetch(2 * options.slots + 2),
-            prefetch_lo: prefetch(options.slots + 1),
-        });
         let (drain, drain_asked) = watch::channel(false);
         let (drained_tell, drained) = watch::channel(false);
-        let shell = Shell::new(
-            core,
-            slots,
-            preparer,
-            Arc::clone(&publisher),
-            consumer,
-            Arc::clone(&in_flight),
-            incarnation,
-        );
-        tracker.spawn(shell.run(drain_asked, drained_tell, stop.clone()));
-        tracker.spawn(presence::keep(store.clone(), index, record, in_flight, epoch, stop.clone()));
-        let me = incarnation;
-        let reconciler = Reconciler { store, publisher, values, me, stop: stop.clone() };
-        tracker.spawn(reconciler.run());
-        if let Some(server) = server {
-            let stopped = stop.clone();
-            tracker.spawn(async move {
-                stopped.cancelled().await;
-                server.shutdown().await;
-            });
-        }
+        let tracker = TaskTracker::new();
+        let publisher = parts.publisher();
+        let shell = parts.shell(&options, registry, states, queues, &publisher, user.handle())?;
+        tracker.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
+        parts.look_after(&tracker, record, publisher, server);
         tracker.close();
         tracing::info!(%index, %address, slots = options.slots, "worker started");
-        Ok(Self {
-            index,
-            incarnation,
-            address,
-            held,
-            drain,
-            drained,
-            stop,
-            tracker,
-            user: Some(user),
-        })
+        let stop = parts.stop;
+        let user = Some(user);
+        Ok(Self { index, incarnation, address, held, drain, drained, stop, tracker, user })
     }
 
     /// The worker's index in locators.
@@ -237,6 +181,108 @@ impl Drop for Worker {
         self.stop.cancel();
         if let Some(user) = self.user.take() {
             user.shutdown_background();
+        }
+    }
+}
+
+/// What the parts of a worker share.
+struct Parts {
+    store: Store,
+    queue: Queue,
+    incarnation: Incarnation,
+    index: WorkerIndex,
+    /// What errors call this worker.
+    address: String,
+    epoch: Arc<RwLock<Epoch>>,
+    values: Arc<Values>,
+    known: Arc<Known>,
+    in_flight: InFlight,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    fn publisher(&self) -> Arc<Publisher> {
+        Arc::new(Publisher {
+            queue: self.queue.clone(),
+            known: Arc::clone(&self.known),
+            epoch: Arc::clone(&self.epoch),
+        })
+    }
+
+    /// The loop, with its slots and its consumer.
+    fn shell(
+        &self,
+        options: &Options,
+        registry: Registry,
+        states: States,
+        queues: Vec<QueueName>,
+        publisher: &Arc<Publisher>,
+        user: &Handle,
+    ) -> Result<Shell, StartError> {
+        let served: HashSet<String> = options.queues.iter().cloned().collect();
+        let receive = (options.memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
+        let inputs = Inputs {
+            store: self.store.clone(),
+            values: Arc::clone(&self.values),
+            fetcher: Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
+            me: self.index,
+        };
+        let preparer = Arc::new(Preparer {
+            store: self.store.clone(),
+            known: Arc::clone(&self.known),
+            values: Arc::clone(&self.values),
+            inputs,
+            registry,
+            states: Arc::new(states),
+            queues: served.clone(),
+            incarnation: self.incarnation,
+            stop: self.stop.child_token(),
+        });
+        let core = Core::new(Identity {
+            incarnation: self.incarnation,
+            address: self.address.clone(),
+            slots: options.slots,
+            queues: served,
+        });
+        let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
+        let values = Arc::clone(&self.values);
+        let slots = Slots::start(options.slots, values, spawner, user.clone())?;
+        let consumer = self.queue.consume(ConsumeOptions {
+            queues,
+            prefetch_hi: prefetch(2 * options.slots + 2),
+            prefetch_lo: prefetch(options.slots + 1),
+        });
+        let in_flight = Arc::clone(&self.in_flight);
+        let publisher = Arc::clone(publisher);
+        Ok(Shell::new(core, slots, preparer, publisher, consumer, in_flight, self.incarnation))
+    }
+
+    /// Starts what runs beside the loop.
+    fn look_after(
+        &self,
+        tracker: &TaskTracker,
+        record: WorkerRecord,
+        publisher: Arc<Publisher>,
+        server: Option<Server>,
+    ) {
+        let store = self.store.clone();
+        let (in_flight, epoch) = (Arc::clone(&self.in_flight), Arc::clone(&self.epoch));
+        let stop = self.stop.clone();
+        tracker.spawn(presence::keep(store, self.index, record, in_flight, epoch, stop));
+        let reconciler = Reconciler {
+            store: self.store.clone(),
+            publisher,
+            values: Arc::clone(&self.values),
+            me: self.incarnation,
+            stop: self.stop.clone(),
+        };
+        tracker.spawn(reconciler.run());
+        if let Some(server) = server {
+            let stop = self.stop.clone();
+            tracker.spawn(async move {
+                stop.cancelled().await;
+                server.shutdown().await;
+            });
         }
     }
 }

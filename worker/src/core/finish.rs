@@ -82,7 +82,7 @@ impl Core {
                 };
                 self.fail(key, ended, random, now, effects);
             }
-            Prepared::Elsewhere(_) => self.give_away(key, false, effects),
+            Prepared::Elsewhere => self.give_away(key, false, effects),
             Prepared::Park { info, message } => {
                 if let Some(flight) = self.land(key) {
                     effects.push(Effect::Park { run: key.0, ready: flight.ready, info, message });

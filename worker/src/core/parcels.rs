@@ -94,8 +94,8 @@ impl Parcels {
 
     /// The deliveries that have been held for too long to trust the broker with them.
     pub(crate) fn overdue(&self, now: Instant, hold: Duration) -> Vec<ParcelId> {
-        let held = self.held.iter().filter(|(_, parcel)| now >= parcel.received + hold);
-        held.map(|(id, _)| *id).collect()
+        let late = self.held.iter().filter(|(_, parcel)| now >= parcel.received + hold);
+        late.map(|(id, _)| *id).collect()
     }
 
     /// Lets go of a delivery whose tasks are protected otherwise; its tag, to be acknowledged.
