@@ -62,6 +62,8 @@ pub struct ServeStats {
     pub connections: u64,
     /// Handshakes that failed.
     pub rejected: u64,
+    /// Connections ended in their handshake to make room for others.
+    pub evicted: u64,
     /// Results sent.
     pub sent: u64,
     /// Bytes of results sent.
@@ -88,6 +90,7 @@ struct Shared {
     draining: AtomicBool,
     stop: CancellationToken,
     rejected: AtomicU64,
+    evicted: AtomicU64,
     sent: AtomicU64,
     sent_bytes: AtomicU64,
     received: AtomicU64,
@@ -115,6 +118,7 @@ impl Server {
             draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
             rejected: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -141,6 +145,7 @@ impl Server {
         ServeStats {
             connections: HANDOFF_CONNECTIONS_MAX.saturating_sub(free) as u64,
             rejected: shared.rejected.load(Ordering::Relaxed),
+            evicted: shared.evicted.load(Ordering::Relaxed),
             sent: shared.sent.load(Ordering::Relaxed),
             sent_bytes: shared.sent_bytes.load(Ordering::Relaxed),
             received: shared.received.load(Ordering::Relaxed),
@@ -205,7 +210,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, evict: Arc<Notify>) {
     let admit = || Arc::clone(&shared.places).try_acquire_owned().ok();
     let greeted = tokio::select! {
         () = shared.stop.cancelled() => return,
-        () = evict.notified() => return,
+        () = evict.notified() => {
+            shared.evicted.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         greeted = welcome(&mut stream, &shared.key, shared.incarnation, admit) => greeted,
     };
     drop(evict);

@@ -146,17 +146,20 @@ async fn a_budget_below_one_object_lets_it_in_alone() {
 
 #[tokio::test]
 async fn a_fetch_that_is_dropped_leaves_nothing_behind() {
+    const LARGE: u64 = 64 << 20;
+    const TIMES: u64 = 20;
     let port = Port::open().await;
     let large = port.put(1, &Bytes::from(vec![1; 64 << 20]));
     let value = bytes(9);
     let small = port.put(2, &value);
     let fetcher = fetcher();
-    for _ in 0..20 {
+    for _ in 0..TIMES {
+        let before = port.server.stats().sent_bytes;
         let mut fetch = Box::pin(fetcher.fetch(&port.peer, vec![large.clone()]));
         tokio::select! {
             biased;
             _ = &mut fetch => {}
-            () = until(|| port.server.stats().sent_bytes > 0) => {}
+            () = until(|| port.server.stats().sent_bytes > before) => {}
         }
         drop(fetch);
         assert_eq!(fetcher.budget().available_bytes(), fetcher.budget().capacity_bytes());
@@ -164,6 +167,7 @@ async fn a_fetch_that_is_dropped_leaves_nothing_behind() {
         let results = soon(fetcher.fetch(&port.peer, vec![small.clone()])).await;
         assert_eq!(results, [Ok(value.clone())]);
     }
+    assert!(port.server.stats().sent_bytes < TIMES * LARGE / 2, "it was sent to nobody");
     assert_eq!(port.server.stats().connections, 1);
 }
 
