@@ -115,7 +115,7 @@ impl Fetcher {
         for (index, result) in join_all(batches).await.into_iter().flatten() {
             results[index] = Some(result);
         }
-        let missing = || Err(FetchError::closed());
+        let missing = || Err(FetchError::closed(&peer.addr));
         results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
     }
 
@@ -233,7 +233,7 @@ impl Fetcher {
         match state.as_deref() {
             Ok(State::Open(link)) => Ok((Arc::clone(link), fresh)),
             Ok(State::Failed(error)) => Err(error.clone()),
-            Ok(State::Dialling) | Err(_) => Err(FetchError::closed()),
+            Ok(State::Dialling) | Err(_) => Err(FetchError::closed(&peer.addr)),
         }
     }
 

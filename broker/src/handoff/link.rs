@@ -45,7 +45,7 @@ impl Link {
     ) -> Arc<Self> {
         let (outgoing, frames) = mpsc::channel(OUTGOING_MAX);
         let link = Arc::new(Self {
-            table: Table::default(),
+            table: Table::new(peer),
             outgoing,
             requests: Semaphore::new(HANDOFF_REQUESTS_MAX),
             large: Semaphore::new(HANDOFF_LARGE_REQUESTS_MAX),

@@ -75,9 +75,9 @@ impl FetchError {
         matches!(self, Self::Unreachable { .. } | Self::Corrupt | Self::OutOfMemory { .. })
     }
 
-    /// The connection ended, nothing more is known.
-    pub(in crate::handoff) fn closed() -> Self {
-        Self::Unreachable { addr: String::new(), cause: "the connection was closed".into() }
+    /// The connection to `addr` ended, nothing more is known.
+    pub(in crate::handoff) fn closed(addr: &str) -> Self {
+        Self::Unreachable { addr: addr.to_owned(), cause: "the connection was closed".into() }
     }
 
     pub(in crate::handoff) fn from_wire(addr: &str, error: &WireError) -> Self {

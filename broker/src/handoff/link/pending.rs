@@ -112,8 +112,11 @@ impl Partial {
 }
 
 /// The requests of one link by number.
-#[derive(Debug, Default)]
-pub(super) struct Table(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Table {
+    addr: String,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -125,9 +128,13 @@ struct State {
 }
 
 impl Table {
+    pub(super) fn new(addr: &str) -> Self {
+        Self { addr: addr.to_owned(), state: Mutex::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics under this lock half way through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -136,7 +143,7 @@ impl Table {
 
     /// Why the link ended.
     pub(super) fn closed(&self) -> FetchError {
-        self.state().closed.clone().unwrap_or_else(FetchError::closed)
+        self.state().closed.clone().unwrap_or_else(|| FetchError::closed(&self.addr))
     }
 
     pub(super) fn insert(&self, request: u32, pending: Pending) -> Result<(), FetchError> {
@@ -172,7 +179,7 @@ impl Table {
         let mut state = self.state();
         let idle = state.pending.is_empty();
         if idle {
-            state.closed.get_or_insert_with(FetchError::closed);
+            state.closed.get_or_insert_with(|| FetchError::closed(&self.addr));
         }
         idle
     }
@@ -284,7 +291,7 @@ impl Table {
             && let Some(Pending::Get(get)) = state.pending.remove(&request)
         {
             drop(state);
-            get.finish(&FetchError::closed());
+            get.finish(&FetchError::closed(&self.addr));
         }
     }
 }
