@@ -3,13 +3,15 @@
 //!
 //! | given | for a parameter of type |
 //! |---|---|
-//! | `T`, `&T`, `Delayed<T>`, `Handle<T>`, `Blob<T>` (also behind `&`) | `T` |
+//! | `T`, `Delayed<T>`, `Handle<T>`, `Blob<T>`, also behind `&` or `&&` | `T` |
 //! | `&str`, `&&str` | `String` |
 //! | `&Path`, `&str`, `String` | `PathBuf` |
 //! | a slice, an array or a vector of any of those | `Vec<T>`, `[T; N]` |
 //! | a vector of such vectors | `Vec<Vec<T>>` |
 //! | `Option` of a reference to a result | `Option<T>` |
 //! | tuples of two to four of those in any mixture, and vectors of such tuples | the same of `T`s |
+//!
+//! An empty list or a `None` does not tell which of these it is: `Vec::<u8>::new()`, `None::<u8>`.
 //!
 //! The implementations are concrete, written out by macros: one that says "a vector of anything
 //! that is an argument" would cover `Vec<T>` twice, since every `T` is an argument itself.

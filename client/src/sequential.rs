@@ -5,6 +5,7 @@
 //! Waits between attempts are left out, and so are times, time limits, queues and resources.
 
 use std::any::{Any, TypeId};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -174,12 +175,12 @@ struct Execution {
 
 /// A graph under way. A task that returned a graph waits below for that graph's frame.
 struct Frame<'a> {
-    graph: std::borrow::Cow<'a, Captured>,
+    graph: Cow<'a, Captured>,
     results: Vec<CallResult>,
 }
 
 impl<'a> Frame<'a> {
-    fn new(graph: std::borrow::Cow<'a, Captured>) -> Self {
+    fn new(graph: Cow<'a, Captured>) -> Self {
         Self { results: Vec::with_capacity(graph.nodes.len()), graph }
     }
 }
@@ -188,13 +189,13 @@ impl Execution {
     /// The results of the graph's outputs. Keeps a stack of its own: a task that returns a call of
     /// itself may do so a million times.
     fn graph(&mut self, graph: &Captured) -> Vec<CallResult> {
-        let mut frame = Frame::new(std::borrow::Cow::Borrowed(graph));
+        let mut frame = Frame::new(Cow::Borrowed(graph));
         let mut below = Vec::new();
         loop {
             while let Some(node) = frame.graph.nodes.get(frame.results.len()) {
                 match self.node(&frame, node) {
                     Ok(Outcome::Forwarded(inner)) => {
-                        let inner = Frame::new(std::borrow::Cow::Owned(*inner));
+                        let inner = Frame::new(Cow::Owned(*inner));
                         below.push(std::mem::replace(&mut frame, inner));
                     }
                     Ok(Outcome::Done(value)) => frame.results.push(Ok(value)),
@@ -245,17 +246,16 @@ impl Execution {
         let entry = entry.ok_or_else(|| Arc::new(SequentialError::UnknownTask { task: task() }))?;
         let id = TaskId::from_bits(self.started).unwrap_or(TaskId::new(0, 0));
         self.started += 1;
-        for attempt in 1..=class.options.retries {
-            let ended = self.attempt(entry.body, frame, node, inputs.clone(), id, attempt);
-            if !matches!(ended, Ok(Outcome::Failed(_))) {
-                return ended.map_err(|message| {
-                    Arc::new(SequentialError::Panicked { task: task(), message })
-                });
+        let mut attempt = 1;
+        loop {
+            match self.attempt(entry.body, frame, node, inputs.clone(), id, attempt) {
+                Ok(Outcome::Failed(_)) if attempt <= class.options.retries => attempt += 1,
+                Ok(ended) => return Ok(ended),
+                Err(message) => {
+                    return Err(Arc::new(SequentialError::Panicked { task: task(), message }));
+                }
             }
         }
-        let last = class.options.retries.saturating_add(1);
-        self.attempt(entry.body, frame, node, inputs, id, last)
-            .map_err(|message| Arc::new(SequentialError::Panicked { task: task(), message }))
     }
 
     /// One attempt; the error is the message of a panic.

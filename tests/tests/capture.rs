@@ -102,6 +102,19 @@ fn options_of_the_attribute_and_of_the_call_make_classes() {
 }
 
 #[test]
+fn the_same_calls_an_hour_later_are_the_same_graph() {
+    let graph = capture(&[&total::delayed([1])]).unwrap();
+    let mut later = graph.clone();
+    let options = &mut later.classes[0].options;
+    options.not_before_ms = options.not_before_ms.map(|time| time + 3_600_000);
+    options.expires_ms = options.expires_ms.map(|time| time + 3_600_000);
+    assert_eq!(plan(graph).unwrap().digest, plan(later.clone()).unwrap().digest);
+    let mut sooner = later.clone();
+    sooner.classes[0].options.not_before_ms = None;
+    assert_ne!(plan(sooner).unwrap().digest, plan(later).unwrap().digest);
+}
+
+#[test]
 fn options_of_a_shared_call_make_another_call() {
     let one = next::delayed(1);
     let other = one.clone().priority(1);

@@ -1,7 +1,7 @@
 //! What `#[task]` refuses, with the messages and the lines they are reported for. In each file of
 //! `ui`, a comment `//~^ text` says that a diagnostic with that text is reported for the line above
-//! it (one line higher for each `^`). Only text of ours is pinned: the compiler's own changes from
-//! version to version.
+//! it (one line higher for each `^`). Words around it are left to the compiler, which changes its own
+//! from version to version; of those only a few old ones are pinned.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
@@ -28,7 +28,8 @@ fn diagnostics(library: &Path, case: &Path) -> Option<Vec<String>> {
     dependencies.push(library.parent().unwrap());
     let mut bolthole = std::ffi::OsString::from("bolthole=");
     bolthole.push(library);
-    let output = Command::new("rustc")
+    let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+    let output = Command::new(rustc)
         .args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--out-dir"])
         .arg(out.path())
         .arg("-L")

@@ -141,6 +141,8 @@ fn lists_of_results_stand_for_lists() {
     ] {
         assert_eq!(run(&call), 6);
     }
+    let named: Vec<Delayed<u32>> = [a, b, c].iter().map(number::delayed).collect();
+    assert_eq!(run(&total::delayed(named)), 6);
     assert_eq!(run(&or_zero::delayed(Some(a))), 1);
     assert_eq!(run(&or_zero::delayed(Some(a.clone()))), 1);
     assert_eq!(run(&or_zero::delayed(None::<Delayed<u32>>)), 0);
@@ -233,6 +235,31 @@ fn states_and_the_context_are_no_arguments() {
     let sequential = Sequential::new().state("kg".to_owned()).header("hold", "200");
     assert_eq!(sequential.compute(&call).unwrap(), "5kg 1 200");
     assert!(fails(&call).to_string().contains("worker.state"));
+}
+
+#[task(timeout = "1m")]
+async fn waits(
+    text: &str,
+    list: &[String],
+    unit: &State<String>,
+    ctx: &Ctx,
+) -> Result<String, Empty> {
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    if list.is_empty() {
+        return Err(Empty { path: text.to_owned() });
+    }
+    Ok(format!("{text}{}{}{}", list.concat(), **unit, ctx.is_cancelled()))
+}
+
+#[test]
+fn async_tasks_keep_what_they_borrow_while_they_wait() {
+    let text = waits::delayed("a", ["b", "c"]);
+    let call = waits::delayed(&text, [&text]);
+    let sequential = Sequential::new().state("-".to_owned());
+    assert_eq!(sequential.compute(&call).unwrap(), "abc-falseabc-false-false");
+    let sequential = Sequential::new().state("-".to_owned());
+    let error = sequential.compute(&waits::delayed("a", Vec::<String>::new())).unwrap_err();
+    assert!(error.to_string().ends_with("waits failed: no rows in a"), "{error}");
 }
 
 #[task(retries = 2)]

@@ -11,7 +11,7 @@ use crate::args::{Arg, BlobDigest};
 use crate::descriptor::encode_class;
 use crate::id::RunId;
 use crate::limits;
-use crate::task::TaskClass;
+use crate::task::{TaskClass, TaskOptions};
 
 /// A graph that is ready to be cut into segments.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +28,8 @@ pub struct Plan {
     pub outputs: Vec<u32>,
     /// The large arguments that are used.
     pub blobs: HashMap<BlobDigest, Bytes>,
-    /// BLAKE3 of calls, classes and outputs: equal for equal graphs, however often captured.
+    /// BLAKE3 of calls, classes and outputs: equal for equal graphs, however often and whenever
+    /// captured (times before and after which not to start count as given or not given).
     pub digest: [u8; 32],
 }
 
@@ -194,8 +195,12 @@ fn digest(run: Option<RunId>, classes: &[TaskClass], nodes: &[Node], outputs: &[
     };
     put(&mut hash, &run.map(RunId::to_bytes).unwrap_or_default());
     for class in classes {
+        // Times count from the submission: the same program started again asks for the same graph.
+        let mut class = class.clone();
+        let TaskOptions { not_before_ms, expires_ms, .. } = &mut class.options;
+        [not_before_ms, expires_ms].into_iter().flatten().for_each(|time| *time = 0);
         // What cannot be encoded is refused when it is pushed.
-        put(&mut hash, &encode_class(class).unwrap_or_default());
+        put(&mut hash, &encode_class(&class).unwrap_or_default());
     }
     let mut key = Vec::new();
     for node in nodes {

@@ -66,4 +66,17 @@ macro_rules! list_of_lists {
     };
 }
 
+/// What iterating over references gives.
+macro_rules! references_of_references {
+    ($($form:ty),*) => {$(
+        #[diagnostic::do_not_recommend]
+        impl<T> IntoArg<T> for &&$form {
+            fn put(self, call: &mut Encoder) -> Arg {
+                self.refer(call)
+            }
+        }
+    )*};
+}
+
+references_of_references!(Delayed<T>, Handle<T>, Blob<T>);
 references!(Delayed<T>, &Delayed<T>, Handle<T>, &Handle<T>, Blob<T>, &Blob<T>);

@@ -22,6 +22,7 @@ macro_rules! encoded_as_it_is {
 encoded_as_it_is! {
     [T: Serialize] T => T;
     [T: Serialize] &T => T;
+    [T: Serialize] &&T => T;
     [] &str => String;
     [] &&str => String;
     [] &Path => PathBuf;
