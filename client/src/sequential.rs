@@ -3,6 +3,25 @@
 //! with. Arguments and results are encoded and decoded as on the way to a worker.
 //!
 //! Waits between attempts are left out, and so are times, time limits, queues and resources.
+//!
+//! ```
+//! use bolthole::testing::Sequential;
+//! use bolthole::{Delayed, task};
+//!
+//! #[task]
+//! fn length(line: &str) -> usize {
+//!     line.len()
+//! }
+//!
+//! #[task(retries = 3, backoff = "1s..1m")]
+//! fn longest(lengths: &[usize]) -> Result<usize, String> {
+//!     lengths.iter().copied().max().ok_or_else(|| "there are no lines".to_owned())
+//! }
+//!
+//! let lengths: Vec<Delayed<usize>> = ["a", "graph"].iter().map(length::delayed).collect();
+//! let longest = longest::delayed(lengths);
+//! assert_eq!(Sequential::new().compute(&longest).unwrap(), 5);
+//! ```
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
