@@ -95,8 +95,10 @@ impl Publisher {
     ) -> Vec<Result<(), PublishError>> {
         let mut results: Vec<_> = messages.iter().map(|_| Ok(())).collect();
         let mut in_flight = FuturesUnordered::new();
+        // The batch waits for a connection once, not once for each message.
+        let mut patience = self.deadline;
         for (index, (target, body)) in messages.into_iter().enumerate() {
-            let deadline = Instant::now() + self.deadline;
+            let deadline = Instant::now() + patience;
             let ready = async {
                 check_size(&body)?;
                 let permit = self.permit(deadline).await?;
@@ -114,10 +116,15 @@ impl Publisher {
             let (permit, session) = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
+                    if matches!(error, PublishError::Disconnected(_)) {
+                        patience = Duration::ZERO;
+                    }
                     results[index] = Err(error);
                     continue;
                 }
             };
+            patience = self.deadline;
+            let deadline = Instant::now() + patience;
             let sending = self.send(permit, session, target.clone(), body, deadline);
             let mut sending = Box::pin(async move { (index, sending.await) });
             // The first poll hands the frames over: it decides the order.
