@@ -11,7 +11,7 @@
 //! | `slots`, `spawn` | running bodies; tasks that tasks submit |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
 //! | `values`, [`hold`], [`serve`], [`memory`] | results that are here, on disk, for peers |
-//! | [`health`], [`metrics`] | what operators ask |
+//! | `pulse`, [`health`], [`metrics`] | what operators ask |
 
 #![cfg_attr(
     test,
@@ -34,6 +34,7 @@ mod options;
 mod prepare;
 mod presence;
 mod publish;
+mod pulse;
 mod reconcile;
 pub mod serve;
 mod shell;

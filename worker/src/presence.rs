@@ -9,6 +9,8 @@ use tokio::sync::RwLock;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::pulse::Pulse;
+
 /// What the worker has in flight, by run: written by its loop, read when the record is renewed.
 pub(crate) type InFlight = Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>;
 
@@ -19,6 +21,7 @@ pub(crate) async fn keep(
     mut record: WorkerRecord,
     in_flight: InFlight,
     epoch: Arc<RwLock<Epoch>>,
+    pulse: Pulse,
     stop: CancellationToken,
 ) {
     let mut renew = interval(limits::WORKER_RENEW);
@@ -32,8 +35,13 @@ pub(crate) async fn keep(
         match store.beat(index, &record).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!(%index, "the worker's record had run out"),
-            Err(error) => tracing::warn!(%index, %error, "the worker's record was not renewed"),
+            Err(error) => {
+                tracing::warn!(%index, %error, "the worker's record was not renewed");
+                pulse.store(Some(error.to_string()));
+                continue;
+            }
         }
+        pulse.store(None);
         match store.epoch().await {
             Ok(now) if now != *epoch.read().await => {
                 tracing::warn!("the store has begun another life: what it said before is checked");

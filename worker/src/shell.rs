@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bolthole_broker::clock;
 use bolthole_broker::control::Control;
+use bolthole_broker::error::TaskError;
 use bolthole_broker::id::{Incarnation, RunId};
 use bolthole_broker::limits;
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
 use bolthole_broker::run::{
-    Commit, Committed, FreedResult, LeaseRequest, Leased, OutboxId, Ready, Retried, Retry,
+    Commit, Committed, End, FreedResult, LeaseRequest, Leased, OutboxId, Ready, Retried, Retry,
 };
 use bolthole_broker::store::Error;
 use tokio::sync::{mpsc, watch};
@@ -22,9 +23,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::{Core, Effect, Publish};
 use crate::flight::{Key, Prepared, TaskInfo, Wanted};
+use crate::hold::Pressure;
 use crate::prepare::Preparer;
 use crate::presence::InFlight;
 use crate::publish::Publisher;
+use crate::pulse::Pulse;
 use crate::slots::Slots;
 
 /// Answers on their way to the loop. Senders wait when it is full; the loop never sends to itself.
@@ -54,6 +57,7 @@ pub(crate) struct Shell {
     consumer: Consumer,
     settler: Settler,
     in_flight: InFlight,
+    pulse: Pulse,
     me: Incarnation,
     answers: mpsc::Sender<Answer>,
     inbox: mpsc::Receiver<Answer>,
@@ -61,6 +65,7 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a worker, connected here")]
     pub(crate) fn new(
         core: Core,
         slots: Slots,
@@ -68,6 +73,7 @@ impl Shell {
         publisher: Arc<Publisher>,
         consumer: Consumer,
         in_flight: InFlight,
+        pulse: Pulse,
         me: Incarnation,
     ) -> Self {
         let (answers, inbox) = mpsc::channel(ANSWERS_MAX);
@@ -81,6 +87,7 @@ impl Shell {
             consumer,
             settler,
             in_flight,
+            pulse,
             me,
             answers,
             inbox,
@@ -98,9 +105,11 @@ impl Shell {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
+        let mut pressure = self.preparer.values.held().watch_pressure();
         let mut draining = false;
         let mut consuming = true;
         loop {
+            self.pulse.beat();
             let commit_due = self.core.next_commit();
             let commit_timer = async {
                 match commit_due {
@@ -121,6 +130,10 @@ impl Shell {
                     None => consuming = false,
                 },
                 () = commit_timer => {}
+                Ok(()) = pressure.changed() => {
+                    let now = *pressure.borrow_and_update();
+                    self.on_pressure(now).await;
+                }
                 _ = tick.tick() => {
                     let renew = renewed.elapsed() >= limits::WORKER_RENEW;
                     if renew {
@@ -173,9 +186,17 @@ impl Shell {
             Answer::Committed(id, reply) => {
                 let known = Arc::clone(&self.preparer.known);
                 let blocked = self.publisher.queue.is_blocked();
+                match &reply {
+                    Committed::Written { .. } => self.pulse.commits.add(1),
+                    Committed::Superseded(_) => self.pulse.superseded.add(1),
+                    Committed::NotRunning(_) => {}
+                }
                 self.core.on_committed(id, reply, &*known, blocked, now)
             }
             Answer::Published(publish, confirmed) => {
+                let pulse = &self.pulse;
+                let counter = if confirmed { &pulse.published } else { &pulse.unpublished };
+                counter.add(publish.ready.len() as u64);
                 self.core.on_published(&publish, confirmed, now)
             }
             Answer::Leased(run, answers) => self.core.on_leased(run, answers, now),
@@ -185,7 +206,10 @@ impl Shell {
 
     async fn take_event(&mut self, event: Event) {
         match event {
-            Event::SessionStarted { epoch } => tracing::info!(%epoch, "consuming"),
+            Event::SessionStarted { epoch } => {
+                tracing::info!(%epoch, "consuming");
+                self.pulse.consuming(true);
+            }
             Event::Delivery(delivery) => self.take_delivery(delivery).await,
             Event::Control(body) => match Control::decode(&body) {
                 Ok(Control::Ended(run)) => {
@@ -201,6 +225,7 @@ impl Shell {
             },
             Event::SessionLost { epoch, reason } => {
                 tracing::warn!(%epoch, %reason, "the session with the queue is lost");
+                self.pulse.consuming(false);
                 self.core.on_session_lost(epoch);
             }
         }
@@ -212,6 +237,7 @@ impl Shell {
             Err(error) => {
                 let queue = self.publisher.queue.clone();
                 let settler = self.settler.clone();
+                self.pulse.dead_letters.add(1);
                 let reason = format!("it cannot be read as a parcel: {error}");
                 tracing::error!(%error, route = %delivery.route, "an undecodable parcel");
                 self.tracker.spawn(async move {
@@ -224,6 +250,7 @@ impl Shell {
                 return;
             }
         };
+        self.pulse.parcels.add(1);
         let fresh = parcel.epoch == *self.publisher.epoch.read().await;
         let effects = self.core.on_delivery(&delivery, parcel, fresh, Instant::now());
         self.perform(effects).await;
@@ -237,8 +264,21 @@ impl Shell {
         self.perform(effects).await;
     }
 
+    /// Memory has filled up or emptied: no new sources above the high mark, one task at a time
+    /// above the critical one, so that what frees most can still finish.
+    async fn on_pressure(&mut self, pressure: Pressure) {
+        tracing::info!(?pressure, "memory for results");
+        if pressure >= Pressure::High {
+            self.settler.pause_lo().await;
+        } else {
+            self.settler.resume_lo().await;
+        }
+        self.slots.throttle(pressure == Pressure::Critical);
+    }
+
     async fn begin_drain(&mut self) {
         tracing::info!("draining: no new work");
+        self.pulse.draining();
         self.settler.stop().await;
         let started: HashSet<Key> = self.slots.running().iter().map(|slot| slot.key).collect();
         self.slots.clear_bench();
@@ -262,13 +302,20 @@ impl Shell {
         let values = &self.preparer.values;
         match effect {
             Effect::Prepare { run, tasks } => return self.prepare(run, tasks),
-            Effect::Start(tasks) => self.slots.push(tasks),
-            Effect::Commit { run, commit } => self.commit(run, commit),
+            Effect::Start(tasks) => {
+                self.pulse.started.add(tasks.len() as u64);
+                self.slots.push(tasks);
+            }
+            Effect::Commit { run, commit } => {
+                self.count_failures(&commit);
+                self.commit(run, commit);
+            }
             Effect::Publish(publish) => self.publish(publish),
             Effect::Ack(tag) => {
                 self.settler.ack(tag).await;
             }
             Effect::Confirm(keys) => {
+                self.pulse.committed.add(keys.len() as u64);
                 for (key, nonce) in keys {
                     values.confirm(key, nonce);
                 }
@@ -284,9 +331,13 @@ impl Shell {
                     values.drop_run(run);
                 }
             }
-            Effect::Retry { run, retry, info } => self.retry(run, retry, info),
+            Effect::Retry { run, retry, info } => {
+                self.pulse.retries.add(1);
+                self.retry(run, retry, info);
+            }
             Effect::Park { run, ready, info, message } => {
                 tracing::warn!(%run, task = %ready.task, %message, "parked");
+                self.pulse.parked.add(1);
                 let publisher = Arc::clone(&self.publisher);
                 self.tracker.spawn(async move {
                     publisher.ring_later(run, ready, &info, PARK).await;
@@ -297,6 +348,16 @@ impl Shell {
             Effect::SpareSlot => self.slots.replace(),
         }
         Vec::new()
+    }
+
+    fn count_failures(&self, commit: &Commit) {
+        for finished in &commit.finished {
+            if let End::Failed { error } = &finished.end
+                && let Some(error) = TaskError::decode(error)
+            {
+                self.pulse.failed.with(&error.name).add(1);
+            }
+        }
     }
 
     /// Prepares what needs nothing from elsewhere at once, the rest beside the loop.

@@ -50,6 +50,8 @@ struct Bench {
     next_slot: usize,
     /// Threads that should end when they come back.
     surplus: usize,
+    /// Memory is short: one at a time.
+    throttled: bool,
     closed: bool,
 }
 
@@ -135,6 +137,12 @@ impl Slots {
         }
     }
 
+    /// One task at a time from now on, or as many as there are slots again.
+    pub(crate) fn throttle(&self, on: bool) {
+        self.shared.bench().throttled = on;
+        self.shared.work.notify_all();
+    }
+
     /// Puts tasks on the bench.
     pub(crate) fn push(&self, tasks: Vec<Runnable>) {
         let one = tasks.len() == 1;
@@ -194,7 +202,7 @@ impl Shared {
             let took = began.elapsed();
             let finish = Finish { key, nonce, ended, spawn, took };
             drop(runnable);
-            self.bench().running.remove(&number);
+            self.free(number);
             let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.push(finish);
             let first = done.len() == 1;
@@ -202,6 +210,16 @@ impl Shared {
             if first {
                 self.finished.notify_one();
             }
+        }
+    }
+
+    /// The slot's attempt has ended.
+    fn free(&self, number: usize) {
+        let mut bench = self.bench();
+        bench.running.remove(&number);
+        // Whoever waits because only one may run looks again.
+        if bench.throttled {
+            self.work.notify_one();
         }
     }
 
@@ -214,7 +232,8 @@ impl Shared {
                 bench.slots -= 1;
                 return None;
             }
-            if let Some(Waiting(runnable)) = bench.waiting.pop() {
+            let may_start = !bench.throttled || bench.running.is_empty();
+            if may_start && let Some(Waiting(runnable)) = bench.waiting.pop() {
                 let (key, nonce) = (runnable.key, runnable.nonce);
                 bench.running.insert(number, OnSlot { key, nonce, since: Instant::now() });
                 return Some(runnable);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::core::{Core, Identity};
+use crate::health::Health;
 use crate::hold::{Held, HoldOptions};
 use crate::inputs::Inputs;
 use crate::known::Known;
@@ -25,6 +27,7 @@ use crate::options::Options;
 use crate::prepare::Preparer;
 use crate::presence::{self, InFlight};
 use crate::publish::Publisher;
+use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::serve::{ServeError, ServeOptions, Server};
 use crate::shell::Shell;
@@ -65,6 +68,7 @@ pub struct Worker {
     incarnation: Incarnation,
     address: String,
     held: Held,
+    health: Option<Health>,
     drain: watch::Sender<bool>,
     drained: watch::Receiver<bool>,
     stop: CancellationToken,
@@ -115,6 +119,7 @@ impl Worker {
             address: if address.is_empty() { index.to_string() } else { address.clone() },
             epoch,
             in_flight: InFlight::default(),
+            pulse: Pulse::new(held.clone()),
         };
         let user = Builder::new_multi_thread()
             .worker_threads(1)
@@ -124,6 +129,13 @@ impl Worker {
         let (drain, drain_asked) = watch::channel(false);
         let (drained_tell, drained) = watch::channel(false);
         let tracker = TaskTracker::new();
+        let health = match options.health {
+            Some(bind) => {
+                let (pulse, metrics) = (parts.pulse.clone(), parts.pulse.metrics.clone());
+                Some(Health::bind(bind, pulse, metrics).await?)
+            }
+            None => None,
+        };
         let publisher = parts.publisher();
         let shell = parts.shell(&options, registry, states, queues, &publisher, user.handle())?;
         tracker.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
@@ -132,7 +144,7 @@ impl Worker {
         tracing::info!(%index, %address, slots = options.slots, "worker started");
         let stop = parts.stop;
         let user = Some(user);
-        Ok(Self { index, incarnation, address, held, drain, drained, stop, tracker, user })
+        Ok(Self { index, incarnation, address, held, health, drain, drained, stop, tracker, user })
     }
 
     /// The worker's index in locators.
@@ -148,6 +160,11 @@ impl Worker {
     /// Where its data port is reached; empty when it has none.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where health and metrics are served, when they are.
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(Health::local_addr)
     }
 
     /// The results it holds.
@@ -170,6 +187,9 @@ impl Worker {
         self.stop.cancel();
         self.tracker.wait().await;
         self.held.close().await;
+        if let Some(health) = self.health.take() {
+            health.shutdown().await;
+        }
         if let Some(user) = self.user.take() {
             user.shutdown_background();
         }
@@ -197,6 +217,7 @@ struct Parts {
     values: Arc<Values>,
     known: Arc<Known>,
     in_flight: InFlight,
+    pulse: Pulse,
     stop: CancellationToken,
 }
 
@@ -254,7 +275,9 @@ impl Parts {
         });
         let in_flight = Arc::clone(&self.in_flight);
         let publisher = Arc::clone(publisher);
-        Ok(Shell::new(core, slots, preparer, publisher, consumer, in_flight, self.incarnation))
+        let pulse = self.pulse.clone();
+        let me = self.incarnation;
+        Ok(Shell::new(core, slots, preparer, publisher, consumer, in_flight, pulse, me))
     }
 
     /// Starts what runs beside the loop.
@@ -268,7 +291,8 @@ impl Parts {
         let store = self.store.clone();
         let (in_flight, epoch) = (Arc::clone(&self.in_flight), Arc::clone(&self.epoch));
         let stop = self.stop.clone();
-        tracker.spawn(presence::keep(store, self.index, record, in_flight, epoch, stop));
+        let pulse = self.pulse.clone();
+        tracker.spawn(presence::keep(store, self.index, record, in_flight, epoch, pulse, stop));
         let reconciler = Reconciler {
             store: self.store.clone(),
             publisher,
