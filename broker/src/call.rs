@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -72,6 +73,9 @@ impl Failure {
     }
 }
 
+/// Between two looks of [`Ctx::pause`] for a cancellation.
+const PAUSE_SLICE: Duration = Duration::from_millis(20);
+
 /// What a task may ask about the attempt it runs in.
 #[derive(Clone)]
 pub struct Ctx {
@@ -129,6 +133,22 @@ impl Ctx {
     /// Ends when [`Ctx::is_cancelled`] becomes true.
     pub async fn cancelled(&self) {
         self.inner.cancelled.cancelled().await;
+    }
+
+    /// Waits on this thread, for `fn` tasks; false when it was cancelled meanwhile. Looks for that
+    /// every few milliseconds, so that a cancelled task does not sleep on.
+    pub fn pause(&self, time: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            if self.is_cancelled() {
+                return false;
+            }
+            let left = time.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::park_timeout(left.min(PAUSE_SLICE));
+        }
     }
 
     /// A value of the run's header.
