@@ -1,7 +1,7 @@
 //! The results that a task uses: from here, from the store, from the peer that holds them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::call::Value;
@@ -12,6 +12,7 @@ use bolthole_broker::run::TaskStatus;
 use bolthole_broker::state::TaskState;
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::sleep;
 
 use crate::values::{Found, Values};
@@ -34,12 +35,37 @@ pub(crate) enum Input {
 }
 
 /// Gets inputs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Inputs {
     pub(crate) store: Store,
     pub(crate) values: Arc<Values>,
     pub(crate) fetcher: Fetcher,
     pub(crate) me: WorkerIndex,
+    /// Results being fetched: who wants one of them too waits and finds it here.
+    pub(crate) gates: Gates,
+}
+
+/// One fetch at a time for each result.
+#[derive(Debug, Default)]
+pub(crate) struct Gates(Mutex<HashMap<ResultKey, Arc<Gate>>>);
+
+type Gate = tokio::sync::Mutex<()>;
+
+impl Gates {
+    /// Waits for its turn with each of `keys`, which ascend: two that want the same results never
+    /// wait for each other.
+    async fn enter(&self, keys: &[ResultKey]) -> Vec<OwnedMutexGuard<()>> {
+        let gates: Vec<Arc<Gate>> = {
+            let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            open.retain(|_, gate| Arc::strong_count(gate) > 1);
+            keys.iter().map(|key| Arc::clone(open.entry(*key).or_default())).collect()
+        };
+        let mut turns = Vec::with_capacity(gates.len());
+        for gate in gates {
+            turns.push(gate.lock_owned().await);
+        }
+        turns
+    }
 }
 
 impl Inputs {
@@ -140,6 +166,18 @@ impl Inputs {
                 let value = self.read_back(&want.key).await;
                 inputs.push((task, value.map_or(Input::Lost(locator), Input::Value)));
             }
+            return Ok(inputs);
+        }
+        let keys: Vec<ResultKey> = wants.iter().map(|(_, _, want)| want.key).collect();
+        let _turns = self.gates.enter(&keys).await;
+        wants.retain(|(task, _, want)| match self.values.find((want.key.run, *task), false) {
+            Some(Found::Value(value)) => {
+                inputs.push((*task, Input::Value(value)));
+                false
+            }
+            _ => true,
+        });
+        if wants.is_empty() {
             return Ok(inputs);
         }
         let mut wait = FETCH_WAIT;

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::core::{Core, Identity};
 use crate::health::Health;
 use crate::hold::{Held, HoldOptions};
-use crate::inputs::Inputs;
+use crate::inputs::{Gates, Inputs};
 use crate::known::Known;
 use crate::options::Options;
 use crate::prepare::Preparer;
@@ -247,6 +247,7 @@ impl Parts {
             values: Arc::clone(&self.values),
             fetcher: Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
             me: self.index,
+            gates: Gates::default(),
         };
         let preparer = Arc::new(Preparer {
             store: self.store.clone(),
