@@ -268,7 +268,7 @@ pub struct Lost {
     pub task: TaskId,
     /// The locator that was followed.
     pub locator: Locator,
-    /// The task's inputs, from its descriptor (or the one it was forwarded to).
+    /// The task's inputs, from its descriptor.
     pub inputs: Vec<TaskId>,
     /// Its successors of the same segment, from its descriptor.
     pub successors: Vec<TaskId>,

@@ -334,6 +334,12 @@ impl Arena {
         byte.is_some_and(|byte| StateByte(*byte).state() == TaskState::Pending)
     }
 
+    /// Whether a pending task counts `from` among its inputs: one that has forwarded waits for its
+    /// target alone. `None` is an input of the same segment, never a target.
+    fn waits_for(&self, from: Option<TaskId>, index: u16) -> bool {
+        self.is_pending(index) && self.target(index).is_none_or(|target| Some(target) == from)
+    }
+
     /// The task, when it is pending and none of its inputs is.
     fn ready_at(&self, task: TaskId) -> Option<Ready> {
         let place = usize::from(task.index());

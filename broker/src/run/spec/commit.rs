@@ -42,8 +42,9 @@ impl Run {
             }
         }
         for (successor, count) in &commit.releases {
-            self.release(*successor, *count);
-            touched.insert(*successor);
+            if self.release(None, *successor, *count) {
+                touched.insert(*successor);
+            }
         }
         ready.extend(
             touched.into_iter().filter_map(|task| {
@@ -71,13 +72,18 @@ impl Run {
     fn is_fresh(&self, commit: &Commit, now_ms: u64) -> bool {
         let Some(arena) = self.active(commit.segment) else { return false };
         let spawn = commit.spawn;
-        if spawn.is_some_and(|(segment, digest)| !self.can_spawn(segment, digest)) {
+        if spawn.is_some_and(|(segment, digest)| {
+            commit.finished.len() != 1 || !self.can_spawn(segment, digest)
+        }) {
             return false;
         }
         commit.finished.iter().all(|finished| {
             let byte = arena.states.get(usize::from(finished.index)).copied();
             let Some(byte) = byte.map(StateByte) else { return false };
             let task = TaskId::new(commit.segment, finished.index);
+            if !self.is_forwarding_fresh(commit, finished) {
+                return false;
+            }
             let lease = self.leases.get(&task).filter(|lease| lease.until_ms > now_ms);
             let strict = match &finished.end {
                 End::Failed { .. } => true,
@@ -89,6 +95,23 @@ impl Run {
                 && byte.generation() == finished.generation
                 && !fenced
         })
+    }
+
+    /// A task forwards once, to a task that this commit spawns. One that has forwarded is finished
+    /// only by who consumes its target: an attempt that knows nothing of the forwarding would take
+    /// its inputs' counts down once more.
+    fn is_forwarding_fresh(&self, commit: &Commit, finished: &Finished) -> bool {
+        let target = self.active(commit.segment).and_then(|arena| arena.target(finished.index));
+        match (&finished.end, target) {
+            (End::Forwarded { to }, None) => {
+                let spawned = commit.spawn.filter(|(segment, _)| *segment == to.segment());
+                let arena = spawned.and_then(|(segment, _)| self.arenas.get(&segment));
+                arena.is_some_and(|arena| usize::from(to.index()) < arena.states.len())
+            }
+            (End::Forwarded { .. }, Some(_)) => false,
+            (_, Some(target)) => commit.consumed.iter().any(|(input, _)| *input == target),
+            (_, None) => true,
+        }
     }
 
     /// The states and locators of a commit's tasks.
@@ -110,6 +133,7 @@ impl Run {
             self.forward(task, to);
             return;
         }
+        self.stop_forwarding(task);
         let Some(arena) = self.arenas.get_mut(&task.segment()) else { return };
         let place = usize::from(task.index());
         let byte = StateByte(arena.states[place]);
@@ -133,8 +157,9 @@ impl Run {
         let pinned = arena.consumers[place] & PINNED != 0;
         let later = arena.later.get(&task.index()).cloned().unwrap_or_default();
         for successor in later {
-            self.release(successor, 1);
-            touched.insert(successor);
+            if self.release(Some(task), successor, 1) {
+                touched.insert(successor);
+            }
         }
         self.finished += 1;
         self.failed += u64::from(state == TaskState::Failed);
@@ -155,14 +180,30 @@ impl Run {
         self.connect(to, task);
     }
 
-    /// Takes `count` off a pending successor; a stale release of a finished one does nothing.
-    fn release(&mut self, successor: TaskId, count: u32) {
-        if let Some(arena) = self.arenas.get_mut(&successor.segment())
-            && arena.is_pending(successor.index())
-        {
+    /// A task that had forwarded is finished: its target forgets it. When its result is lost it runs
+    /// again from its own inputs.
+    fn stop_forwarding(&mut self, task: TaskId) {
+        let arena = self.active(task.segment());
+        let Some(target) = arena.and_then(|arena| arena.target(task.index())) else { return };
+        let Some(arena) = self.arenas.get_mut(&target.segment()) else { return };
+        if let Some(later) = arena.later.get_mut(&target.index()) {
+            later.retain(|consumer| *consumer != task);
+            if later.is_empty() {
+                arena.later.remove(&target.index());
+            }
+        }
+    }
+
+    /// Takes `count` off a pending successor and tells whether it did; a stale release of a finished
+    /// one does nothing.
+    fn release(&mut self, from: Option<TaskId>, successor: TaskId, count: u32) -> bool {
+        let Some(arena) = self.arenas.get_mut(&successor.segment()) else { return false };
+        let waits = arena.waits_for(from, successor.index());
+        if waits {
             let pending = &mut arena.pending[usize::from(successor.index())];
             *pending = pending.saturating_sub(count);
         }
+        waits
     }
 
     /// The finished no longer consume their inputs; what nobody needs is freed, the finished

@@ -31,7 +31,7 @@ impl Run {
         let Some(next) = byte.rearmed() else { return Rearmed::TooOften };
         let later = arena.later.get(&lost.task.index()).cloned().unwrap_or_default();
         for successor in lost.successors.iter().chain(&later) {
-            self.block(*successor);
+            self.block(lost.task, *successor);
         }
         let mut pending = 0;
         for input in &lost.inputs {
@@ -42,17 +42,16 @@ impl Run {
             arena.states[place] = next.0;
             arena.pending[place] = pending;
             arena.locators[place] = Locator::Empty.to_bytes();
-            if !next.is_forwarded() {
-                arena.records.remove(&lost.task.index());
-            }
+            arena.records.remove(&lost.task.index());
         }
         self.finished -= 1;
         Rearmed::Pending(pending)
     }
 
-    fn block(&mut self, successor: TaskId) {
-        if let Some(arena) = self.active_mut(successor.segment())
-            && arena.is_pending(successor.index())
+    /// A segment that is not active yet counts too: its commits will be released the same way.
+    fn block(&mut self, from: TaskId, successor: TaskId) {
+        if let Some(arena) = self.arenas.get_mut(&successor.segment())
+            && arena.waits_for(Some(from), successor.index())
         {
             arena.pending[usize::from(successor.index())] += 1;
         }
