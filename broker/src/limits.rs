@@ -113,3 +113,9 @@ pub const BROKER_DEADLINE: Duration = Duration::from_secs(10);
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a publish waits, first for a connection, then for the broker's confirm.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(10);
+/// Connecting to the store, once: a server that lives answers within milliseconds.
+pub const STORE_CONNECT: Duration = Duration::from_secs(2);
+/// How long one request to the store may take. A false alarm only repeats it.
+pub const STORE_ANSWER: Duration = Duration::from_secs(10);
+/// How long a request is repeated while the store is away: a restart takes a few seconds.
+pub const STORE_DEADLINE: Duration = Duration::from_secs(20);

@@ -11,7 +11,10 @@ use crate::id::{Incarnation, RunId, TaskId};
 use crate::locator::Locator;
 use crate::state::{FailurePolicy, RunState, StateByte};
 
+mod dump;
 pub mod spec;
+
+pub use dump::{RunDump, SegmentDump, TaskDump};
 
 /// What identifies a segment's content: the same bytes may be staged again, others may not.
 pub type SegmentDigest = [u8; 16];

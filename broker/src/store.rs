@@ -13,14 +13,16 @@ use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::run::{
     Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
-    Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunStatus, Stage, TaskStatus,
+    Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunDump, RunStatus, Stage,
+    TaskStatus,
 };
 use crate::state::RunState;
 
 mod memory;
-// mod redis;
+mod redis;
 
 pub use memory::Memory;
+pub use redis::Redis;
 
 /// One life of the store's data: another one after a restart, when its last second may be missing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,6 +135,8 @@ impl Error {
 pub enum Store {
     /// In this process.
     Memory(Memory),
+    /// In a Redis server.
+    Redis(Redis),
 }
 
 /// Hands each call to the store there is.
@@ -143,7 +147,7 @@ macro_rules! dispatch {
             pub async fn $name(&self, $($arg: $type),*) -> Result<$reply, Error> {
                 match self {
                     Self::Memory(store) => store.$name($($arg),*).await,
-
+                    Self::Redis(store) => store.$name($($arg),*).await,
                 }
             })*
         }
@@ -220,6 +224,8 @@ dispatch! {
     worker(index: WorkerIndex) -> Option<WorkerRecord>;
     /// All living workers.
     workers() -> Vec<(WorkerIndex, WorkerRecord)>;
+    /// Everything that is stored of a run that stands still.
+    dump(run: RunId) -> Option<RunDump>;
     /// Takes the right to look after a run for a while; false when another has it.
     lock(run: RunId, owner: Incarnation, hold: Duration) -> bool;
 }

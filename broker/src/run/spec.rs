@@ -16,6 +16,7 @@ use crate::state::{PINNED, RunState, StateByte, TaskState};
 
 mod activate;
 mod commit;
+mod dump;
 mod lease;
 mod rearm;
 
@@ -300,31 +301,9 @@ impl Run {
         self.outbox.clear();
     }
 
-    /// Checks I1 and I2 by counting again from `edges` (input, consumer), each once. For tests and
-    /// for the command that looks for damage.
+    /// Checks I1 and I2 by counting again from `edges` (input, consumer), each once.
     pub fn check(&self, edges: &BTreeSet<(TaskId, TaskId)>) -> Result<(), String> {
-        for (segment, arena) in self.arenas.iter().filter(|(_, arena)| arena.active) {
-            for (place, byte) in arena.states.iter().enumerate() {
-                let Ok(index) = u16::try_from(place) else { break };
-                let task = TaskId::new(*segment, index);
-                let inputs = edges.iter().filter(|(_, to)| *to == task);
-                let blocked = inputs.filter(|(from, _)| self.is_pending(*from)).count();
-                let pending = StateByte(*byte).state() == TaskState::Pending;
-                if pending && arena.pending[place] as usize != blocked {
-                    return Err(format!(
-                        "I1: {task} counts {} pending inputs, {blocked} are",
-                        arena.pending[place]
-                    ));
-                }
-                let users = edges.iter().filter(|(from, _)| *from == task);
-                let needed = users.filter(|(_, to)| self.is_pending(*to)).count();
-                let counted = arena.consumers[place] & !(PINNED | crate::state::KEPT);
-                if counted as usize != needed {
-                    return Err(format!("I2: {task} counts {counted} consumers, {needed} are"));
-                }
-            }
-        }
-        Ok(())
+        self.dump().check(edges)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::run::spec::Run;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Open, Opened,
-    OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunStatus, Stage, TaskStatus,
+    OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunDump, RunStatus, Stage, TaskStatus,
 };
 use crate::state::RunState;
 
@@ -122,6 +122,10 @@ impl Memory {
 
     pub(super) async fn status(&self, run: RunId) -> Result<Option<RunStatus>, Error> {
         Ok(self.read(run, |run, _| run.status()))
+    }
+
+    pub(super) async fn dump(&self, run: RunId) -> Result<Option<RunDump>, Error> {
+        Ok(self.read(run, |run, _| run.dump()))
     }
 
     pub(super) async fn stage(&self, run: RunId, stage: &Stage) -> Result<(), Error> {

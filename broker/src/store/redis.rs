@@ -1,0 +1,91 @@
+//! The store in Redis: the specification's operations as functions that run inside the server.
+//!
+//! - `keys`, `library`: names of keys and functions; `functions/*.lua`: the functions themselves,
+//!   `prelude.lua` with the layout of what is stored.
+//! - `encode`, `decode`: packed arguments and replies.
+//! - `lanes`: connections, deadlines, repeating.
+//! - `connect`: what a server must be like.
+//! - `runs`, `tasks`, `events`, `workers`: the operations.
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+
+use super::Error;
+use crate::id::RunId;
+
+mod connect;
+mod decode;
+mod dump;
+mod encode;
+mod events;
+mod keys;
+mod lanes;
+mod library;
+mod runs;
+mod tasks;
+mod workers;
+
+use keys::Keys;
+use library::Function;
+
+/// The store in a Redis server. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    lanes: lanes::Shared,
+    keys: Keys,
+}
+
+impl Redis {
+    /// Calls a function of the library for a run.
+    async fn call<A: AsRef<[u8]>>(
+        &self,
+        run: RunId,
+        function: Function,
+        arguments: &[A],
+    ) -> Result<Bytes, Error> {
+        let command = fcall(&self.keys.header(run), function, arguments);
+        bytes(self.lanes.ask(&run, &command).await?)
+    }
+}
+
+/// The command that calls a function with one key.
+fn fcall<A: AsRef<[u8]>>(key: &str, function: Function, arguments: &[A]) -> Cmd {
+    let mut command = redis::cmd(if function.reads { "FCALL_RO" } else { "FCALL" });
+    command.arg(function.name).arg(1).arg(key);
+    for argument in arguments {
+        command.arg(argument.as_ref());
+    }
+    command
+}
+
+/// No arguments.
+const NONE: &[&[u8]] = &[];
+
+fn unexpected(value: &Value) -> Error {
+    let kind = match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::Array(_) => "a list",
+        Value::ServerError(error) => return Error::Corrupt(format!("an answer: {error:?}")),
+        _ => "something else",
+    };
+    Error::Corrupt(format!("an answer of the server is {kind}"))
+}
+
+fn bytes(value: Value) -> Result<Bytes, Error> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes.into()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn optional_bytes(value: Value) -> Result<Option<Bytes>, Error> {
+    if value == Value::Nil { Ok(None) } else { bytes(value).map(Some) }
+}
+
+fn list(value: Value) -> Result<Vec<Value>, Error> {
+    match value {
+        Value::Array(values) => Ok(values),
+        other => Err(unexpected(&other)),
+    }
+}

@@ -1,0 +1,73 @@
+-- Leases of long tasks and attempts to come. A lease: holder 16, nonce 8, until_ms u64.
+
+local function is_at(r, k, i, generation)
+  local a = active(r, k)
+  if not a or i >= a.n then return false end
+  local b = state_at(a, i)
+  return b % 8 == 0 and floor(b / 16) == generation
+end
+
+-- From the first of them on, commits look for leases and due times.
+local function note_attempts(r)
+  if r.attempts == 0 then
+    r.attempts = 1
+    save_run(r)
+  end
+end
+
+-- lease: 1 holder 16, lease_ms u64; 2 requests (task 6, generation u8, over u8, nonce 8, over 8)*.
+-- Answers 0 and for each 25 bytes: 0 granted, attempt u32 | 1 taken, holder 16, nonce 8 | 2 over |
+-- 3 not due, at_ms u64.
+local function lease_one(r, holder, until_ms, now, request, p)
+  local k, i, generation, over, nonce, old = take('>I4I2BBc8c8', request, p)
+  if not is_running(r) or not is_at(r, k, i, generation) then return '\2' end
+  local task = sub(request, p, p + 5)
+  local due = tonumber(redis.call('ZSCORE', r.prefix .. 'q', task) or 0)
+  if due > now then return '\3' .. pack('>I8', due) end
+  local lease = redis.call('HGET', r.prefix .. 'l', task)
+  if lease and take('>I8', lease, 25) > now then
+    local current = sub(lease, 17, 24)
+    if current ~= nonce and not (over == 1 and current == old) then return '\1' .. sub(lease, 1, 24) end
+  end
+  redis.call('HSET', r.prefix .. 'l', task, holder .. nonce .. pack('>I8', until_ms))
+  return '\0' .. pack('>I4', 1 + (redis.call('HGET', r.prefix .. 'f', task) or 0))
+end
+
+define('lease', {'allow-oom'}, function(keys, args)
+  local r, no = load_run(keys[1])
+  if not r then return no end
+  for _, key in ipairs{'l', 'f'} do redis.call('HLEN', r.prefix .. key) end
+  redis.call('ZCARD', r.prefix .. 'q')
+  for p = 1, #args[2], 24 do load_arena(r, (take('>I4', args[2], p))) end
+  local now = now_ms()
+  local until_ms = now + take('>I8', args[1], 17)
+  local out = {'\0'}
+  note_attempts(r)
+  for p = 1, #args[2], 24 do
+    local reply = lease_one(r, sub(args[1], 1, 16), until_ms, now, args[2], p)
+    out[#out + 1] = reply .. rep('\0', 25 - #reply)
+  end
+  return concat(out)
+end)
+
+-- retry: 1 task 6, generation u8, attempt u32, leased u8, nonce 8, delay_ms u64. Answers 0 at_ms
+-- u64 | 3 stale.
+define('retry', {'allow-oom'}, function(keys, args)
+  local r, no = load_run(keys[1])
+  if not r then return no end
+  local k, i, generation, attempt, leased, nonce, delay = take('>I4I2BI4Bc8I8', args[1])
+  local task = sub(args[1], 1, 6)
+  redis.call('ZCARD', r.prefix .. 'q')
+  local failures = redis.call('HGET', r.prefix .. 'f', task) or 0
+  if not is_running(r) or not is_at(r, k, i, generation) or failures + 1 ~= attempt then return '\3' end
+  local now = now_ms()
+  local lease = redis.call('HGET', r.prefix .. 'l', task)
+  if lease and take('>I8', lease, 25) > now and not (leased == 1 and sub(lease, 17, 24) == nonce) then
+    return '\3'
+  end
+  note_attempts(r)
+  redis.call('HSET', r.prefix .. 'f', task, attempt)
+  redis.call('ZADD', r.prefix .. 'q', now + delay, task)
+  redis.call('HDEL', r.prefix .. 'l', task)
+  return '\0' .. pack('>I8', now + delay)
+end)

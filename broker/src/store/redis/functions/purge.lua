@@ -1,0 +1,31 @@
+-- purge: 1 a number of keys to delete at about the most. Answers 0 all is gone | 5 call again. The
+-- first call only marks the run, so that readers who wait for events wake; the header goes last.
+define('purge', {'allow-oom'}, function(keys, args)
+  local call, p = redis.call, sub(keys[1], 1, -2)
+  local h = redis.pcall('GETRANGE', keys[1], 0, HEADER - 1)
+  if type(h) == 'string' and #h == HEADER and byte(h, 5) ~= PURGING then
+    call('SETRANGE', keys[1], 4, char(PURGING))
+    redis.pcall('XADD', p .. 'e', 'MAXLEN', '~', EVENTS_MAX, '0-*', 's', char(PURGING))
+    return '\5'
+  end
+  local left = tonumber(args[1])
+  while left > 0 do
+    local found = redis.pcall('ZRANGE', p .. 's', 0, 0)
+    local k = not found.err and found[1]
+    if not k then break end
+    local head = redis.pcall('GETRANGE', p .. 'a:' .. k, 0, 7)
+    local n = type(head) == 'string' and #head == 8 and min(take('>I4', head, 5), 65536) or 65536
+    for c = 0, floor((n - 1) / 128) do call('UNLINK', p .. 'd:' .. k .. ':' .. c) end
+    for b = 0, floor((n - 1) / 64) do call('UNLINK', p .. 'r:' .. k .. ':' .. b) end
+    call('UNLINK', p .. 'x:' .. k, p .. 'a:' .. k)
+    call('ZREM', p .. 's', k)
+    left = left - 4 - 3 * n / 128
+  end
+  if left <= 0 then return '\5' end
+  local blobs = redis.pcall('HKEYS', p .. 'bs')
+  if not blobs.err then
+    for _, digest in ipairs(blobs) do call('UNLINK', p .. 'b:' .. digest) end
+  end
+  for _, key in ipairs{'m', 's', 'o', 'l', 'q', 'f', 'e', 'k', 'bs', 'h'} do call('UNLINK', p .. key) end
+  return '\0'
+end)

@@ -1,0 +1,64 @@
+-- rearm: an argument for each lost result: segment u32, index u16, locator 8, inputs u32,
+-- successors u32, then these, 6 bytes each. Answers 0 and for each: 0 pending again | 1 already |
+-- 2 moved | 3 too often | 4 not needed, and its pending inputs u32.
+local function block(r, from, to)
+  local k, i = take('>I4I2', to)
+  local b = load_arena(r, k)
+  if not b or i >= b.n then return end
+  local s = state_at(b, i)
+  if s % 8 ~= 0 then return end
+  if s % 16 == 8 and forward_target(r, b, i) ~= from then return end
+  put_word(b, b.pend, i, word_at(b, b.pend, i) + 1)
+end
+
+local function rearm_one(r, lost)
+  local a = active(r, lost.k)
+  if not a or lost.i >= a.n then return 4, 0 end
+  local i = lost.i
+  local b = state_at(a, i)
+  local state, generation = b % 8, floor(b / 16)
+  if state == 0 then return 1, 0 end
+  if state ~= 1 and state ~= 4 then return 2, 0 end
+  local at = a.loc + 8 * i
+  if redis.call('GETRANGE', a.key, at, at + 7) ~= lost.locator then return 2, 0 end
+  local v = word_at(a, a.cons, i)
+  if not is_running(r) or v == 0 or v == KEPT then return 4, 0 end
+  if generation >= 15 then return 3, 0 end
+  for p = 1, #lost.successors, 6 do block(r, lost.task, sub(lost.successors, p, p + 5)) end
+  for p = 1, #lost.later, 6 do block(r, lost.task, sub(lost.later, p, p + 5)) end
+  local pending = 0
+  for p = 1, #lost.inputs, 6 do
+    local k, j = take('>I4I2', lost.inputs, p)
+    local input = active(r, k)
+    if input and j < input.n then
+      if state_at(input, j) % 8 == 0 then pending = pending + 1 end
+      put_word(input, input.cons, j, word_at(input, input.cons, j) + 1)
+    end
+  end
+  redis.call('SETRANGE', a.key, a.st + i, char(16 * (generation + 1)))
+  put_word(a, a.pend, i, pending)
+  redis.call('SETRANGE', a.key, at, NONE)
+  redis.pcall('HDEL', bucket(r, a.k, i), i)
+  r.finished = r.finished - 1
+  return 0, pending
+end
+
+define('rearm', {'allow-oom'}, function(keys, args)
+  local r, no = load_run(keys[1])
+  if not r then return no end
+  local all = {}
+  for n, arg in ipairs(args) do
+    local k, i, locator, inputs, successors, p = take('>I4I2c8I4I4', arg)
+    local middle = p + 6 * inputs
+    all[n] = {k = k, i = i, locator = locator, task = sub(arg, 1, 6),
+      inputs = sub(arg, p, middle - 1), successors = sub(arg, middle, middle + 6 * successors - 1),
+      later = redis.call('HGET', r.prefix .. 'x:' .. k, i) or ''}
+    load_arena(r, k)
+    for q = p, #arg, 6 do load_arena(r, (take('>I4', arg, q))) end
+    for q = 1, #all[n].later, 6 do load_arena(r, (take('>I4', all[n].later, q))) end
+  end
+  local out = {'\0'}
+  for n, lost in ipairs(all) do out[n + 1] = pack('>BI4', rearm_one(r, lost)) end
+  save_run(r)
+  return concat(out)
+end)

@@ -1,0 +1,281 @@
+//! Runs: opening, finding, ending, deleting.
+
+use redis::Value;
+
+use super::decode::{self, AGAIN, DONE, OTHER, Reply, UNKNOWN};
+use super::library::Function;
+use super::{NONE, Redis, bytes, encode, fcall, list, optional_bytes};
+use crate::id::{Incarnation, RunId};
+use crate::run::{Open, Opened, OutboxId, Ready, RunStatus};
+use crate::state::RunState;
+use crate::store::Error;
+
+/// Keys that one call of `purge` deletes, about.
+const PURGE_KEYS: &str = "2000";
+/// Times that opening looks again because the name has changed hands meanwhile.
+const NAME_ATTEMPTS: usize = 8;
+
+impl Redis {
+    pub(in crate::store) async fn open(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
+        self.list_run(run).await?;
+        if let Some(name) = &open.name
+            && let Some(other) = self.take_name(name, run, open).await?
+        {
+            self.unlist(run).await?;
+            return Ok(other);
+        }
+        self.create(run, open).await
+    }
+
+    /// A run is listed before anything of it is there, so that nothing is left unseen.
+    async fn list_run(&self, run: RunId) -> Result<(), Error> {
+        let mut list = redis::cmd("ZADD");
+        list.arg(self.keys.runs()).arg(0).arg(run.to_string());
+        self.lanes.ask(&run, &list).await.map(drop)
+    }
+
+    async fn unlist(&self, run: RunId) -> Result<(), Error> {
+        let mut list = redis::cmd("ZREM");
+        list.arg(self.keys.runs()).arg(run.to_string());
+        self.lanes.ask(&run, &list).await.map(drop)
+    }
+
+    async fn create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
+        loop {
+            let reply = self.call(run, Function::OPEN, &encode::open(open)).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => return Ok(Opened::Created),
+                UNKNOWN => return Ok(Opened::Attached(run)),
+                OTHER => return Ok(Opened::Conflict(run)),
+                AGAIN => self.purge_keys(run).await?,
+                _ => return Err(reply.refused()),
+            }
+        }
+    }
+
+    /// Binds the name to the run, or answers with the run that has it. A name whose run was listed
+    /// and never made belongs to someone who is just opening it or has died: the same content
+    /// finishes that for them.
+    async fn take_name(
+        &self,
+        name: &str,
+        run: RunId,
+        open: &Open,
+    ) -> Result<Option<Opened>, Error> {
+        let key = self.keys.name(name);
+        let value = [&run.to_bytes()[..], &open.digest].concat();
+        for _ in 0..NAME_ATTEMPTS {
+            let mut set = redis::cmd("SET");
+            set.arg(&key).arg(&value[..]).arg("NX").arg("GET");
+            let Some(old) = optional_bytes(self.lanes.ask(&run, &set).await?)? else {
+                return Ok(None);
+            };
+            let (owner, digest) = split_name(&old)?;
+            if owner == run {
+                return Ok(None);
+            }
+            let same = digest == open.digest;
+            if self.status(owner).await?.is_some() {
+                let opened = if same { Opened::Attached(owner) } else { Opened::Conflict(owner) };
+                return Ok(Some(opened));
+            }
+            if self.is_listed(owner).await? {
+                if !same {
+                    return Ok(Some(Opened::Conflict(owner)));
+                }
+                self.create(owner, open).await?;
+                return Ok(Some(Opened::Attached(owner)));
+            }
+            let rebind = fcall(&key, Function::REBIND, &[&old[..], &value[..]]);
+            let reply = bytes(self.lanes.ask(&run, &rebind).await?)?;
+            if Reply::new(&reply)?.code == DONE {
+                return Ok(None);
+            }
+        }
+        Err(Error::Corrupt(format!("the name {name:?} changes hands all the time")))
+    }
+
+    async fn is_listed(&self, run: RunId) -> Result<bool, Error> {
+        let mut score = redis::cmd("ZSCORE");
+        score.arg(self.keys.runs()).arg(run.to_string());
+        Ok(self.lanes.ask(&run, &score).await? != Value::Nil)
+    }
+
+    pub(in crate::store) async fn find(&self, name: &str) -> Result<Option<RunId>, Error> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.keys.name(name));
+        let Some(value) = optional_bytes(self.lanes.ask(&0, &get).await?)? else {
+            return Ok(None);
+        };
+        let (run, _) = split_name(&value)?;
+        Ok(self.status(run).await?.map(|_| run))
+    }
+
+    /// Every listed run, also those of which nothing or only a part is there.
+    async fn listed(&self) -> Result<Vec<RunId>, Error> {
+        let mut range = redis::cmd("ZRANGE");
+        range.arg(self.keys.runs()).arg(0).arg(-1);
+        let ids = list(self.lanes.ask(&0, &range).await?)?;
+        let damaged = || Error::Corrupt("the list of runs".to_owned());
+        let id = |value| {
+            let text = bytes(value)?;
+            let text = std::str::from_utf8(&text).map_err(|_| damaged())?;
+            text.parse().map_err(|_| damaged())
+        };
+        ids.into_iter().map(id).collect()
+    }
+
+    pub(in crate::store) async fn runs(&self) -> Result<Vec<RunId>, Error> {
+        let listed = self.listed().await?;
+        let mut found = Vec::with_capacity(listed.len());
+        for some in listed.chunks(1_000) {
+            let mut states = redis::pipe();
+            for run in some {
+                states.cmd("GETRANGE").arg(self.keys.header(*run)).arg(4).arg(4);
+            }
+            let states = self.lanes.ask_all(&0, &states).await?;
+            for (run, state) in some.iter().zip(states) {
+                let number = bytes(state)?.first().copied().and_then(RunState::from_number);
+                if number.is_some_and(|state| state != RunState::Purging) {
+                    found.push(*run);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(in crate::store) async fn overdue(&self) -> Result<Vec<RunId>, Error> {
+        let listed = self.listed().await?;
+        let mut found = Vec::new();
+        for some in listed.chunks(1_000) {
+            let mut calls = redis::pipe();
+            for run in some {
+                calls.add_command(fcall(&self.keys.header(*run), Function::OVERDUE, NONE));
+            }
+            let answers = self.lanes.ask_all(&0, &calls).await?;
+            for (run, answer) in some.iter().zip(answers) {
+                if Reply::new(&bytes(answer)?)?.code != DONE {
+                    found.push(*run);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(in crate::store) async fn status(&self, run: RunId) -> Result<Option<RunStatus>, Error> {
+        let reply = self.call(run, Function::STATUS, NONE).await?;
+        let reply = Reply::new(&reply)?;
+        match reply.code {
+            DONE => Ok(Some(decode::status(reply.rest)?)),
+            UNKNOWN => Ok(None),
+            _ => Err(reply.refused()),
+        }
+    }
+
+    async fn state_after<A: AsRef<[u8]>>(
+        &self,
+        run: RunId,
+        function: Function,
+        arguments: &[A],
+    ) -> Result<Option<RunState>, Error> {
+        let reply = self.call(run, function, arguments).await?;
+        let mut reply = Reply::new(&reply)?;
+        match reply.code {
+            DONE => Ok(Some(decode::state(&mut reply.rest)?)),
+            UNKNOWN => Ok(None),
+            _ => Err(reply.refused()),
+        }
+    }
+
+    pub(in crate::store) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
+        self.state_after(run, Function::CLOSE, NONE).await
+    }
+
+    pub(in crate::store) async fn cancel(
+        &self,
+        run: RunId,
+        reason: &str,
+    ) -> Result<Option<RunState>, Error> {
+        self.state_after(run, Function::CANCEL, &[reason]).await
+    }
+
+    pub(in crate::store) async fn keep_alive(&self, run: RunId) -> Result<Option<RunState>, Error> {
+        self.state_after(run, Function::KEEP_ALIVE, NONE).await
+    }
+
+    pub(in crate::store) async fn purge(&self, run: RunId) -> Result<(), Error> {
+        let name = self.status(run).await?.and_then(|status| status.name);
+        self.purge_keys(run).await?;
+        if let Some(name) = name {
+            let owner = run.to_bytes();
+            let unbind = fcall(&self.keys.name(&name), Function::UNBIND, &[owner]);
+            self.lanes.ask(&run, &unbind).await?;
+        }
+        self.unlist(run).await
+    }
+
+    async fn purge_keys(&self, run: RunId) -> Result<(), Error> {
+        loop {
+            let reply = self.call(run, Function::PURGE, &[PURGE_KEYS]).await?;
+            if Reply::new(&reply)?.code == DONE {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(in crate::store) async fn outbox(
+        &self,
+        run: RunId,
+    ) -> Result<Vec<(OutboxId, Vec<Ready>)>, Error> {
+        let mut all = redis::cmd("HGETALL");
+        all.arg(self.keys.of(run, "o"));
+        let mut values = list(self.lanes.ask(&run, &all).await?)?.into_iter();
+        let mut entries = Vec::new();
+        while let (Some(field), Some(value)) = (values.next(), values.next()) {
+            entries.push((decode::outbox_id(&bytes(field)?)?, decode::ready(&bytes(value)?)?));
+        }
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        Ok(entries)
+    }
+
+    pub(in crate::store) async fn settle(
+        &self,
+        run: RunId,
+        id: OutboxId,
+        read: &[Ready],
+    ) -> Result<bool, Error> {
+        let field = encode::outbox_field(id);
+        let mut get = redis::cmd("HGET");
+        get.arg(self.keys.of(run, "o")).arg(&field);
+        let Some(value) = optional_bytes(self.lanes.ask(&run, &get).await?)? else {
+            return Ok(false);
+        };
+        if decode::ready(&value)? != read {
+            return Ok(false);
+        }
+        let reply = self.call(run, Function::SETTLE, &[field.as_bytes(), &value]).await?;
+        Ok(Reply::new(&reply)?.code == DONE)
+    }
+
+    pub(in crate::store) async fn lock(
+        &self,
+        run: RunId,
+        owner: Incarnation,
+        hold: std::time::Duration,
+    ) -> Result<bool, Error> {
+        let hold = hold.as_millis().max(1).to_string();
+        let arguments = [&owner.to_bytes()[..], hold.as_bytes()];
+        let reply = self.call(run, Function::LOCK, &arguments).await?;
+        Ok(Reply::new(&reply)?.code == DONE)
+    }
+}
+
+/// The run that has a name, and the digest of its content.
+fn split_name(value: &[u8]) -> Result<(RunId, [u8; 32]), Error> {
+    let (run, digest) = value
+        .split_first_chunk::<16>()
+        .and_then(|(run, rest)| Some((run, rest.first_chunk::<32>()?)))
+        .ok_or_else(|| Error::Corrupt("the name of a run".to_owned()))?;
+    Ok((RunId::from_bytes(*run), *digest))
+}

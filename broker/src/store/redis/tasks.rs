@@ -1,0 +1,281 @@
+//! Segments and tasks: staging, committing, looking.
+
+use bytes::Bytes;
+
+use super::decode::{self, DONE, Reply, UNKNOWN};
+use super::library::Function;
+use super::{NONE, Redis, bytes, encode, list, optional_bytes};
+use crate::args::BlobDigest;
+use crate::id::{Incarnation, RunId, TaskId};
+use crate::limits;
+use crate::run::{
+    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Ready,
+    Rearmed, Refused, Retried, Retry, Stage, TaskStatus,
+};
+use crate::store::Error;
+
+/// Tasks of one call of a reader or of `unpin`.
+const TASKS_PER_CALL: usize = 1_000;
+/// Lost results of one call of `rearm`.
+const LOST_PER_CALL: usize = 64;
+/// Bytes of a large argument sent at once: no other request waits long behind them.
+const BLOB_PIECE: usize = 1 << 20;
+
+impl Redis {
+    pub(in crate::store) async fn stage(&self, run: RunId, stage: &Stage) -> Result<(), Error> {
+        let fixed = encode::stage(stage);
+        let mut arguments: Vec<&[u8]> = fixed.iter().map(Vec::as_slice).collect();
+        arguments.extend(stage.chunks.iter().map(Bytes::as_ref));
+        let reply = self.call(run, Function::STAGE, &arguments).await?;
+        let reply = Reply::new(&reply)?;
+        if reply.code == DONE { Ok(()) } else { Err(reply.refused()) }
+    }
+
+    pub(in crate::store) async fn activate(
+        &self,
+        run: RunId,
+        activate: &Activate,
+    ) -> Result<Activated, Error> {
+        let reply = self.call(run, Function::ACTIVATE, &encode::activate(activate)).await?;
+        let reply = Reply::new(&reply)?;
+        if reply.code == DONE { decode::activated(reply.rest) } else { Err(reply.refused()) }
+    }
+
+    pub(in crate::store) async fn reserve(&self, run: RunId) -> Result<u32, Error> {
+        let reply = self.call(run, Function::RESERVE, NONE).await?;
+        let mut reply = Reply::new(&reply)?;
+        if reply.code == DONE { Ok(decode::u32(&mut reply.rest)?) } else { Err(reply.refused()) }
+    }
+
+    pub(in crate::store) async fn unstage(&self, run: RunId, segment: u32) -> Result<(), Error> {
+        self.call(run, Function::UNSTAGE, &[segment.to_be_bytes()]).await.map(drop)
+    }
+
+    pub(in crate::store) async fn commit(
+        &self,
+        run: RunId,
+        commit: &Commit,
+    ) -> Result<Committed, Error> {
+        let reply = self.call(run, Function::COMMIT, &encode::commit(commit)).await?;
+        decode::committed(Reply::new(&reply)?)
+    }
+
+    pub(in crate::store) async fn retry(
+        &self,
+        run: RunId,
+        retry: &Retry,
+    ) -> Result<Retried, Error> {
+        let reply = self.call(run, Function::RETRY, &[encode::retry(retry)]).await?;
+        let mut reply = Reply::new(&reply)?;
+        if reply.code == DONE {
+            Ok(Retried::Due { at_ms: decode::u64(&mut reply.rest)? })
+        } else {
+            Ok(Retried::Stale)
+        }
+    }
+
+    pub(in crate::store) async fn rearm(
+        &self,
+        run: RunId,
+        lost: &[Lost],
+    ) -> Result<Vec<Rearmed>, Error> {
+        let mut all = Vec::with_capacity(lost.len());
+        for some in lost.chunks(LOST_PER_CALL) {
+            let arguments: Vec<Vec<u8>> = some.iter().map(encode::lost).collect();
+            let reply = self.call(run, Function::REARM, &arguments).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(decode::rearmed(reply.rest)?),
+                UNKNOWN => all.extend(some.iter().map(|_| Rearmed::NotNeeded)),
+                _ => return Err(reply.refused()),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn lease(
+        &self,
+        run: RunId,
+        holder: Incarnation,
+        requests: &[LeaseRequest],
+    ) -> Result<Vec<Leased>, Error> {
+        let lease_ms = u64::try_from(limits::WORKER_LEASE.as_millis()).unwrap_or(u64::MAX);
+        let fixed = [&holder.to_bytes()[..], &lease_ms.to_be_bytes()].concat();
+        let mut all = Vec::with_capacity(requests.len());
+        for some in requests.chunks(TASKS_PER_CALL) {
+            let arguments = [fixed.clone(), encode::leases(some)];
+            let reply = self.call(run, Function::LEASE, &arguments).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(decode::leased(reply.rest)?),
+                UNKNOWN => all.extend(some.iter().map(|_| Leased::Over)),
+                _ => return Err(reply.refused()),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn inspect(
+        &self,
+        run: RunId,
+        tasks: &[TaskId],
+    ) -> Result<Vec<Option<TaskStatus>>, Error> {
+        let mut all = Vec::with_capacity(tasks.len());
+        for some in tasks.chunks(TASKS_PER_CALL) {
+            let reply = self.call(run, Function::INSPECT, &[encode::tasks(some)]).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(decode::statuses(reply.rest)?),
+                UNKNOWN => all.extend(some.iter().map(|_| None)),
+                _ => return Err(reply.refused()),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn chunks(
+        &self,
+        run: RunId,
+        which: &[(u32, u32)],
+    ) -> Result<Vec<Option<Bytes>>, Error> {
+        if which.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut get = redis::cmd("MGET");
+        for (segment, number) in which {
+            get.arg(self.keys.chunk(run, *segment, *number));
+        }
+        let values = list(self.lanes.ask(&run, &get).await?)?;
+        values.into_iter().map(optional_bytes).collect()
+    }
+
+    /// The head of an arena with its states and pending counts.
+    async fn columns(&self, run: RunId, segment: u32) -> Result<Bytes, Error> {
+        let end = 63 + 5 * limits::SEGMENT_TASKS_MAX;
+        let mut get = redis::cmd("GETRANGE");
+        get.arg(self.keys.arena(run, segment)).arg(0).arg(end);
+        bytes(self.lanes.ask(&run, &get).await?)
+    }
+
+    pub(in crate::store) async fn states(
+        &self,
+        run: RunId,
+        segment: u32,
+    ) -> Result<Option<Bytes>, Error> {
+        let arena = self.columns(run, segment).await?;
+        Ok(decode::columns(&arena)?.map(|(states, _)| arena.slice_ref(states)))
+    }
+
+    pub(in crate::store) async fn segments(&self, run: RunId) -> Result<Vec<u32>, Error> {
+        let mut range = redis::cmd("ZRANGE");
+        range.arg(self.keys.of(run, "s")).arg(0).arg("+inf").arg("BYSCORE");
+        let numbers = list(self.lanes.ask(&run, &range).await?)?;
+        let number = |value| {
+            let text = bytes(value)?;
+            let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+            number.ok_or_else(|| Error::Corrupt("the list of segments".to_owned()))
+        };
+        numbers.into_iter().map(number).collect()
+    }
+
+    pub(in crate::store) async fn ready(
+        &self,
+        run: RunId,
+        segment: u32,
+    ) -> Result<Vec<Ready>, Error> {
+        let arena = self.columns(run, segment).await?;
+        let Some((states, pending)) = decode::columns(&arena)? else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for some in decode::candidates(segment, states, pending).chunks(TASKS_PER_CALL) {
+            let reply = self.call(run, Function::READY, &[encode::tasks(some)]).await?;
+            let reply = Reply::new(&reply)?;
+            if reply.code == DONE {
+                all.extend(decode::ready(reply.rest.rest())?);
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn unpin(
+        &self,
+        run: RunId,
+        tasks: &[TaskId],
+    ) -> Result<Vec<FreedResult>, Error> {
+        let mut tasks = tasks.to_vec();
+        tasks.sort_unstable();
+        tasks.dedup();
+        let mut all = Vec::new();
+        for some in tasks.chunks(TASKS_PER_CALL) {
+            let named: Vec<(TaskId, u32)> = some.iter().map(|task| (*task, 1)).collect();
+            let reply = self.call(run, Function::UNPIN, &[encode::groups(&named)]).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(decode::freed(reply.rest)?),
+                UNKNOWN => {}
+                _ => return Err(reply.refused()),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn put_blob(
+        &self,
+        run: RunId,
+        digest: BlobDigest,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        let name = hex(&digest);
+        let mut offset = 0;
+        loop {
+            let end = (offset + BLOB_PIECE).min(bytes.len());
+            let last = end == bytes.len();
+            let length = if last { end.to_string() } else { String::new() };
+            let at = offset.to_string();
+            let arguments =
+                [name.as_bytes(), at.as_bytes(), &bytes[offset..end], length.as_bytes()];
+            let reply = self.call(run, Function::PUT_BLOB, &arguments).await?;
+            let reply = Reply::new(&reply)?;
+            if reply.code != DONE {
+                return Err(match reply.code {
+                    UNKNOWN => Refused::Unknown.into(),
+                    _ => reply.refused(),
+                });
+            }
+            if last {
+                return Ok(());
+            }
+            offset = end;
+        }
+    }
+
+    pub(in crate::store) async fn blob(
+        &self,
+        run: RunId,
+        digest: BlobDigest,
+    ) -> Result<Option<Bytes>, Error> {
+        let name = hex(&digest);
+        let mut get = redis::cmd("HGET");
+        get.arg(self.keys.of(run, "bs")).arg(&name);
+        let length = optional_bytes(self.lanes.ask(&run, &get).await?)?;
+        let length = length.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+        let Some(length) = length.filter(|length: &usize| *length <= limits::BLOB_BYTES_MAX) else {
+            return Ok(None);
+        };
+        let mut whole = Vec::with_capacity(length);
+        while whole.len() < length {
+            let mut piece = redis::cmd("GETRANGE");
+            piece.arg(self.keys.of(run, &format!("b:{name}")));
+            piece.arg(whole.len()).arg(whole.len() + BLOB_PIECE - 1);
+            let piece = bytes(self.lanes.ask(&run, &piece).await?)?;
+            if piece.is_empty() {
+                return Ok(None);
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Some(whole.into()))
+    }
+}
+
+fn hex(digest: &BlobDigest) -> String {
+    blake3::Hash::from_bytes(*digest).to_hex().to_string()
+}

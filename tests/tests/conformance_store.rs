@@ -1,0 +1,28 @@
+//! The store: the conformance suite in memory and on Redis, and what only one has.
+
+use bolthole_broker::store::{Memory, Redis, Store};
+use bolthole_tests::conformance::store::world::World;
+use bolthole_tests::servers::{self, RedisOptions, RedisServer};
+use proptest::prelude::*;
+
+/// Histories of the comparison with the specification.
+const HISTORIES: u32 = 96;
+
+#[test]
+fn redis_does_what_the_specification_says() {
+    let server = RedisServer::start(&RedisOptions::default()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let redis = runtime.block_on(Redis::connect(&server.url(), &servers::namespace())).unwrap();
+    let (memory, redis) = (Store::Memory(Memory::new()), Store::Redis(redis));
+    let config =
+        ProptestConfig { cases: HISTORIES, failure_persistence: None, ..Default::default() };
+    proptest!(config, |(seed: u64, steps in 1_usize..80)| {
+        let walk = async {
+            let mut world = World::open(&memory, &redis, seed).await?;
+            world.walk(steps).await
+        };
+        let result = runtime.block_on(walk);
+        prop_assert!(result.is_ok(), "{:#}", result.unwrap_err());
+    });
+    assert_eq!(server.cli(["DBSIZE"]).unwrap(), "0");
+}
