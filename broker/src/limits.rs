@@ -119,3 +119,27 @@ pub const STORE_CONNECT: Duration = Duration::from_secs(2);
 pub const STORE_ANSWER: Duration = Duration::from_secs(10);
 /// How long a request is repeated while the store is away: a restart takes a few seconds.
 pub const STORE_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a client goes on asking a store that cannot be reached: a restart takes less.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a client that waits asks for the store's epoch again: within this time a living
+/// client notices that the store has lost its last second.
+pub const EPOCH_AGE_MAX: Duration = Duration::from_secs(5);
+/// How often the client of an open run shows that it lives.
+pub const CLIENT_RENEW: Duration = Duration::from_secs(15);
+/// How long dropped handles wait for others, to be unpinned in one request.
+pub const UNPIN_DELAY: Duration = Duration::from_millis(100);
+/// Tasks unpinned by one request, for the same reason as [`COMMIT_TASKS_MAX`].
+pub const UNPIN_TASKS_MAX: usize = 1_000;
+/// Tasks inspected by one request: a reply of some 100 KiB when all results are stored inline.
+pub const INSPECT_TASKS_MAX: usize = 256;
+/// The longest pause of a busy stream between two segments: calls that come meanwhile share one.
+pub const COALESCE_MAX: Duration = Duration::from_millis(20);
+/// Unfinished tasks of an open run beyond which its client waits before it stages more: what the
+/// store has to keep for a client that is faster than the workers.
+pub const UNFINISHED_TASKS_MAX: u64 = 4 << 20;
+/// How long a client that waits for results goes without news before it looks at the tasks
+/// themselves: a net below the events.
+pub const REREAD_AFTER: Duration = Duration::from_secs(5);
+/// How long the state of an unnamed run outlives its end: its client deletes it earlier, unless it
+/// has gone.
+pub const UNNAMED_RETENTION: Duration = Duration::from_secs(60 * 60);

@@ -5,8 +5,15 @@
 //! | [`delayed`], [`options`] | a call that has not run, and its options |
 //! | [`arg`], [`blob`], [`handle`] | what may be an argument of a call |
 //! | [`capture`] | from calls to a graph |
-//! | [`submit`] | where calls may be submitted |
+//! | [`client`], [`run`], [`compute`] | where graphs are computed |
+//! | [`submit`], [`submission`] | where calls may be submitted one by one |
+//! | [`outputs`], [`gather`], [`completed`] | results: one, many, as they come |
+//! | [`error`] | what can go wrong, and what to do |
 //! | [`testing`] | running a graph in order, here, without workers |
+//!
+//! Inside, `core` is what every part of a client shares, `stage` makes a segment part of a run,
+//! `writer` cuts a stream of calls into segments, `watch` knows which tasks have finished, `fetch`
+//! finds a result wherever it is.
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -14,19 +21,47 @@ pub mod __private;
 pub mod arg;
 pub mod blob;
 pub mod capture;
+pub mod client;
+pub mod completed;
+pub mod compute;
+mod core;
 pub mod delayed;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+pub mod error;
+mod fetch;
+pub mod gather;
 pub mod handle;
+mod local;
 pub mod options;
+pub mod outputs;
+pub mod run;
+mod stage;
+pub mod submission;
 pub mod submit;
 #[path = "sequential.rs"]
 pub mod testing;
+mod watch;
+mod writer;
 
 pub use bolthole_broker::call::{Ctx, State};
+pub use bolthole_broker::error::{TaskError, TaskErrorKind};
+pub use bolthole_broker::id::{RunId, TaskId};
+pub use bolthole_broker::run::RunStatus;
+pub use bolthole_broker::state::{FailurePolicy, RunState};
 pub use bolthole_macros::task;
 
 pub use arg::IntoArg;
 pub use blob::Blob;
 pub use capture::CaptureError;
+pub use client::{Client, ClientBuilder};
+pub use completed::AsCompleted;
+pub use compute::Compute;
 pub use delayed::Delayed;
+pub use error::{Error, ErrorKind, Result};
+pub use gather::{wait_all, wait_any};
 pub use handle::Handle;
+pub use outputs::Outputs;
+pub use run::{Run, RunBuilder};
+pub use submission::Submission;
 pub use submit::Submit;

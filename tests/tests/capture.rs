@@ -5,11 +5,13 @@
 use std::time::Duration;
 
 use bolthole::capture::capture;
-use bolthole::{Blob, CaptureError, Delayed, Handle, task};
+use bolthole::{Blob, CaptureError, Client, Delayed, Handle, task};
 use bolthole_broker::args::Arg;
 use bolthole_broker::graph::plan;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
+use bolthole_broker::queue::Queue;
+use bolthole_broker::store::{Memory, Store};
 use bolthole_broker::task::{Backoff, TaskKind};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -122,11 +124,13 @@ fn options_of_a_shared_call_make_another_call() {
     assert_eq!(capture(&[&one, &one.clone()]).unwrap().nodes.len(), 1);
 }
 
-#[test]
-fn tasks_of_the_run_follow_the_other_inputs() {
+#[tokio::test]
+async fn tasks_of_the_run_follow_the_other_inputs() {
+    let client = Client::with(Store::Memory(Memory::new()), Queue::memory()).await.unwrap();
     let run = RunId::new(1, 1);
     let (first, second) = (TaskId::new(0, 7), TaskId::new(0, 8));
-    let [first, second] = [first, second].map(|task| Handle::<u64>::new(run, task));
+    let attached = client.attach_id(run);
+    let [first, second] = [first, second].map(|task| attached.handle::<u64>(task));
     let one = next::delayed(1);
     let all = total::delayed(vec![&first, &second, &first]);
     let sum = add::delayed(&second, &one);
@@ -141,7 +145,7 @@ fn tasks_of_the_run_follow_the_other_inputs() {
     assert_eq!(graph.nodes[2].args, [Arg::Input(1), Arg::Input(0)]);
     assert!(plan(graph).is_ok());
 
-    let other = Handle::<u64>::new(RunId::new(2, 2), TaskId::new(0, 0));
+    let other: Handle<u64> = client.attach_id(RunId::new(2, 2)).handle(TaskId::new(0, 0));
     let mixed = capture(&[&add::delayed(&first, other)]);
     assert!(matches!(mixed, Err(CaptureError::OtherRun { .. })), "{mixed:?}");
 }

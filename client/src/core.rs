@@ -1,0 +1,159 @@
+//! What every part of a client shares: the two servers, the fetcher of large results, the runs that
+//! are open here.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bolthole_broker::clock;
+use bolthole_broker::descriptor::Chunk;
+use bolthole_broker::descriptor::Descriptor;
+use bolthole_broker::handoff::Fetcher;
+use bolthole_broker::id::{Incarnation, RunId, TaskId};
+use bolthole_broker::limits;
+use bolthole_broker::queue::Queue;
+use bolthole_broker::run::{OutboxId, TaskStatus};
+use bolthole_broker::store::{self, Epoch, Store};
+use bolthole_broker::task::TaskClass;
+use tokio::time::{Instant, sleep};
+
+use crate::error::Result;
+use crate::fetch::gone;
+use crate::local::Local;
+use crate::run::RunInner;
+
+/// One client of a store and a queue.
+pub(crate) struct Core {
+    pub(crate) store: Store,
+    pub(crate) queue: Queue,
+    pub(crate) fetcher: Fetcher,
+    /// The worker of this process and what it holds, in embedded mode.
+    pub(crate) local: Option<Local>,
+    /// Where background work runs: the runtime on which the client was made.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Owner of what this client writes into outboxes.
+    incarnation: Incarnation,
+    commits: AtomicU64,
+    epoch: Mutex<(Epoch, Instant)>,
+    /// Runs that take calls, for graphs that use handles of theirs.
+    open: Mutex<HashMap<RunId, Weak<RunInner>>>,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("local", &self.local.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// A client on the current runtime.
+    pub(crate) async fn new(
+        store: Store,
+        queue: Queue,
+        fetcher: Fetcher,
+        local: Option<Local>,
+    ) -> Result<Arc<Self>> {
+        let epoch = store.epoch().await?;
+        Ok(Arc::new(Self {
+            store,
+            queue,
+            fetcher,
+            local,
+            runtime: tokio::runtime::Handle::current(),
+            incarnation: clock::new_incarnation(),
+            commits: AtomicU64::new(0),
+            epoch: Mutex::new((epoch, Instant::now())),
+            open: Mutex::default(),
+        }))
+    }
+
+    /// The life of the store's data, as it was at most [`limits::EPOCH_AGE_MAX`] ago.
+    pub(crate) async fn epoch(&self) -> Result<Epoch> {
+        {
+            let (epoch, asked) = &*lock(&self.epoch);
+            if asked.elapsed() < limits::EPOCH_AGE_MAX {
+                return Ok(epoch.clone());
+            }
+        }
+        let epoch = self.persist_in(|| self.store.epoch()).await?;
+        *lock(&self.epoch) = (epoch.clone(), Instant::now());
+        Ok(epoch)
+    }
+
+    /// The name of this client's next outbox entry.
+    pub(crate) fn next_outbox(&self) -> OutboxId {
+        let sequence = self.commits.fetch_add(1, Ordering::Relaxed);
+        OutboxId { owner: self.incarnation, sequence }
+    }
+
+    /// Asks the store, and again while it cannot be reached, for [`limits::CLIENT_PATIENCE`]: every
+    /// request may be repeated, and a store that restarts is back within that time.
+    pub(crate) async fn persist_in<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, store::Error>>,
+    {
+        let deadline = Instant::now() + limits::CLIENT_PATIENCE;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match ask().await {
+                Ok(reply) => return Ok(reply),
+                Err(error) if error.is_retryable() && Instant::now() + pause < deadline => {
+                    tracing::warn!(%error, "asking the store again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What the store knows of a task; `None` when its segment is not active.
+    pub(crate) async fn inspect(&self, run: RunId, task: TaskId) -> Result<Option<TaskStatus>> {
+        let tasks = [task];
+        let statuses = self.persist_in(|| self.store.inspect(run, &tasks)).await?;
+        Ok(statuses.into_iter().next().flatten())
+    }
+
+    /// The descriptor of a staged task, and its class.
+    pub(crate) async fn describe(
+        &self,
+        run: RunId,
+        task: TaskId,
+    ) -> Result<(Descriptor, TaskClass)> {
+        let number = usize::from(task.index()) / limits::CHUNK_TASKS;
+        let place = [(task.segment(), u32::try_from(number).unwrap_or(u32::MAX))];
+        let chunks = self.persist_in(|| self.store.chunks(run, &place)).await?;
+        let bytes = chunks.into_iter().next().flatten().ok_or_else(|| gone(run))?;
+        let chunk = Chunk::decode(&bytes, task.segment())?;
+        let descriptor = chunk.task(task.index());
+        let class = descriptor.and_then(|descriptor| chunk.class(descriptor));
+        match (descriptor, class) {
+            (Some(descriptor), Some(class)) => Ok((descriptor.clone(), class.clone())),
+            _ => Err(gone(run)),
+        }
+    }
+
+    /// The open run of this id, when it was opened by this client and is still in use.
+    pub(crate) fn open_run(&self, id: RunId) -> Option<Arc<RunInner>> {
+        self.runs().get(&id)?.upgrade()
+    }
+
+    /// Makes an open run known, so that graphs which use its handles find it.
+    pub(crate) fn remember(&self, run: &Arc<RunInner>) {
+        let mut runs = self.runs();
+        runs.retain(|_, run| run.strong_count() > 0);
+        runs.insert(run.id, Arc::downgrade(run));
+    }
+
+    fn runs(&self) -> MutexGuard<'_, HashMap<RunId, Weak<RunInner>>> {
+        lock(&self.open)
+    }
+}
+
+/// Takes a lock whose holders never leave half a change behind.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

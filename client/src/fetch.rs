@@ -1,0 +1,246 @@
+//! The value of a finished task, wherever it is: in its locator, in the store, with a worker, or
+//! lost and to be computed again.
+
+use std::collections::HashMap;
+
+use bolthole_broker::error::TaskError;
+use bolthole_broker::handoff::{Digest, FetchError, Peer, Want};
+use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
+use bolthole_broker::limits::INSPECT_TASKS_MAX;
+use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::run::{Lost, Ready, Rearmed, TaskStatus};
+use bolthole_broker::state::TaskState;
+use bytes::Bytes;
+
+use crate::core::Core;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where a task stands.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It has a result: this.
+    Value(Bytes),
+    /// Not finished (any more).
+    Pending,
+}
+
+/// A result that a worker holds, by its place in the request.
+struct HeldResult {
+    place: usize,
+    task: TaskId,
+    locator: Locator,
+    key: ResultKey,
+    record: HeldRecord,
+}
+
+impl Core {
+    /// Where tasks stand, in their order. An error of the whole request is that of each task.
+    pub(crate) async fn find(&self, run: RunId, tasks: &[TaskId]) -> Vec<Result<Found>> {
+        let mut found = Vec::with_capacity(tasks.len());
+        for tasks in tasks.chunks(INSPECT_TASKS_MAX) {
+            match self.persist_in(|| self.store.inspect(run, tasks)).await {
+                Ok(statuses) => found.extend(self.resolve(run, tasks, statuses).await),
+                Err(error) => found.extend(tasks.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        found
+    }
+
+    async fn resolve(
+        &self,
+        run: RunId,
+        tasks: &[TaskId],
+        statuses: Vec<Option<TaskStatus>>,
+    ) -> Vec<Result<Found>> {
+        let mut found: Vec<Option<Result<Found>>> = Vec::with_capacity(tasks.len());
+        let mut held: HashMap<WorkerIndex, Vec<HeldResult>> = HashMap::new();
+        for (place, (task, status)) in tasks.iter().zip(statuses).enumerate() {
+            let here = match status {
+                None => Some(Ok(Found::Pending)),
+                Some(status) => match self.read(run, *task, &status).await {
+                    Ok(Here::Found(value)) => Some(Ok(value)),
+                    Ok(Here::Held(worker, key, record)) => {
+                        let locator = status.locator;
+                        let result = HeldResult { place, task: *task, locator, key, record };
+                        held.entry(worker).or_default().push(result);
+                        None
+                    }
+                    Err(error) => Some(Err(error)),
+                },
+            };
+            found.push(here);
+        }
+        for (worker, results) in held {
+            self.fetch(run, worker, results, &mut found).await;
+        }
+        found.into_iter().map(|found| found.unwrap_or(Ok(Found::Pending))).collect()
+    }
+
+    /// What the store alone can say of a task.
+    async fn read(&self, run: RunId, task: TaskId, status: &TaskStatus) -> Result<Here> {
+        match status.state.state() {
+            TaskState::Pending => Ok(Here::Found(Found::Pending)),
+            TaskState::Freed => Err(freed(run, task)),
+            TaskState::Failed | TaskState::Skipped => {
+                let cause = match status.locator {
+                    Locator::Cause(cause) => cause,
+                    _ => task,
+                };
+                Err(self.failure(run, task, cause).await)
+            }
+            TaskState::Done => match status.locator {
+                Locator::Held { worker, .. } => {
+                    let record = status.record.as_deref().unwrap_or_default();
+                    let record = HeldRecord::from_bytes(record)?;
+                    let generation = status.state.generation();
+                    let key = ResultKey { run, task, generation, nonce: record.nonce };
+                    Ok(Here::Held(worker, key, record))
+                }
+                Locator::Stored { .. } => {
+                    let record = status.record.clone();
+                    record.map(|bytes| Here::Found(Found::Value(bytes))).ok_or_else(|| {
+                        let message = format!("the store has lost the result of task {task}");
+                        Error::new(ErrorKind::Store, message)
+                    })
+                }
+                locator => match locator.value() {
+                    Some(bytes) => Ok(Here::Found(Found::Value(bytes))),
+                    None => Err(freed(run, task)),
+                },
+            },
+        }
+    }
+
+    /// Why `task` has no result, when the reason is `cause`.
+    pub(crate) async fn failure(&self, run: RunId, task: TaskId, cause: TaskId) -> Error {
+        let status = match self.inspect(run, cause).await {
+            Ok(Some(status)) => status,
+            Ok(None) => return gone(run),
+            Err(error) => return error,
+        };
+        match status.record.as_deref().and_then(TaskError::decode) {
+            Some(error) if task == cause => {
+                let message = error.to_string();
+                Error::of_task(error, message)
+            }
+            Some(error) => {
+                let message = format!("task {task} was skipped, because {error}");
+                Error::of_task(error, message)
+            }
+            None if status.state.state() == TaskState::Skipped => {
+                let of = if task == cause { String::new() } else { format!("{cause}, which ") };
+                let reason = if of.is_empty() { "" } else { "needs the result of task " };
+                let message = format!("task {task} {reason}{of}was cancelled");
+                Error::new(ErrorKind::Cancelled, message)
+            }
+            None => {
+                let message = format!("task {cause} failed, and its error cannot be read");
+                Error::new(ErrorKind::Codec, message)
+            }
+        }
+    }
+
+    /// Fetches what one worker holds; rearms what it no longer does.
+    async fn fetch(
+        &self,
+        run: RunId,
+        worker: WorkerIndex,
+        mut results: Vec<HeldResult>,
+        found: &mut [Option<Result<Found>>],
+    ) {
+        if let Some(local) = &self.local {
+            let mut elsewhere = Vec::new();
+            for result in results {
+                match local.get(result.key).await {
+                    Some(bytes) => found[result.place] = Some(Ok(Found::Value(bytes))),
+                    None => elsewhere.push(result),
+                }
+            }
+            results = elsewhere;
+        }
+        if results.is_empty() {
+            return;
+        }
+        let record = match self.persist_in(|| self.store.worker(worker)).await {
+            Ok(record) => record,
+            Err(error) => {
+                results.iter().for_each(|result| found[result.place] = Some(Err(error.clone())));
+                return;
+            }
+        };
+        let fetched = match record.filter(|record| !record.address.is_empty()) {
+            // The worker is gone, and what it held with it.
+            None => results.iter().map(|_| Err(FetchError::NotHeld)).collect(),
+            Some(record) => {
+                let peer = Peer { addr: record.address, incarnation: record.incarnation };
+                let want = |result: &HeldResult| Want {
+                    key: result.key,
+                    length: result.record.length,
+                    digest: Digest::from_bytes(result.record.digest),
+                };
+                self.fetcher.fetch(&peer, results.iter().map(want).collect()).await
+            }
+        };
+        for (result, fetched) in results.iter().zip(fetched) {
+            found[result.place] = Some(match fetched {
+                Ok(bytes) => Ok(Found::Value(bytes)),
+                Err(error) if error.is_lost() => self.recompute(run, result, &error).await,
+                Err(error) => Err(error.into()),
+            });
+        }
+    }
+
+    /// Asks for a lost result to be computed again.
+    async fn recompute(&self, run: RunId, lost: &HeldResult, why: &FetchError) -> Result<Found> {
+        let task = lost.task;
+        let (descriptor, class) = self.describe(run, task).await?;
+        let request = [Lost {
+            task,
+            locator: lost.locator,
+            inputs: descriptor.inputs,
+            successors: descriptor.successors,
+        }];
+        let rearmed = self.persist_in(|| self.store.rearm(run, &request)).await?;
+        match rearmed.first() {
+            Some(Rearmed::Pending(0)) => {
+                let ready = self.persist_in(|| self.store.ready(run, task.segment())).await?;
+                let ready: Vec<Ready> = ready.into_iter().filter(|r| r.task == task).collect();
+                if !ready.is_empty() {
+                    self.ring_released(run, &class.options.queue, &ready).await;
+                }
+                Ok(Found::Pending)
+            }
+            Some(Rearmed::Pending(_) | Rearmed::Already | Rearmed::Moved) => Ok(Found::Pending),
+            Some(Rearmed::TooOften | Rearmed::NotNeeded) | None => {
+                let message = format!(
+                    "the result of task {task} of run {run} is lost ({why}) and cannot be computed \
+                     again: run the graph again"
+                );
+                Err(Error::new(ErrorKind::Gone, message))
+            }
+        }
+    }
+}
+
+/// What the store says of a finished task.
+enum Here {
+    Found(Found),
+    Held(WorkerIndex, ResultKey, HeldRecord),
+}
+
+/// The run is not there.
+pub(crate) fn gone(run: RunId) -> Error {
+    let message = format!(
+        "the store knows nothing of run {run}: it was deleted, its time has run out, or the store \
+         has lost its data"
+    );
+    Error::new(ErrorKind::Gone, message)
+}
+
+fn freed(run: RunId, task: TaskId) -> Error {
+    let message = format!(
+        "the result of task {task} of run {run} was freed when its last handle was dropped: keep a \
+         handle for as long as the result is wanted"
+    );
+    Error::new(ErrorKind::Gone, message)
+}

@@ -1,0 +1,137 @@
+//! A segment becomes part of its run: written, activated, rung.
+//!
+//! From the answer of `activate` on, the segment needs no client. What is published afterwards only
+//! makes it start sooner: whoever looks after the run finds its ready tasks in the store.
+
+use bolthole_broker::args::BlobDigest;
+use bolthole_broker::graph::Segment;
+use bolthole_broker::id::RunId;
+use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
+use bolthole_broker::parcel::{Addressed, Parcel};
+use bolthole_broker::queue::{Lane, QueueName, Route};
+use bolthole_broker::run::{Activate, Activated, Ready, Stage};
+use bytes::Bytes;
+
+use crate::core::Core;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Parcels that a segment's ready tasks are spread over, if there are as many: enough for every
+/// slot of a few workers to get one, since nobody knows yet how long a task takes.
+const PARCELS_WANTED: usize = 128;
+
+impl Core {
+    /// Stores large arguments, before the segment that uses them is staged.
+    pub(crate) async fn put_blobs(&self, run: RunId, blobs: &[(BlobDigest, Bytes)]) -> Result<()> {
+        for (digest, bytes) in blobs {
+            self.persist_in(|| self.store.put_blob(run, *digest, bytes.clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a segment part of the run and rings for what is ready. May be repeated.
+    pub(crate) async fn stage(&self, run: RunId, segment: &Segment) -> Result<()> {
+        let stage = Stage {
+            segment: segment.number,
+            digest: segment.digest,
+            pending: segment.pending.clone(),
+            consumers: segment.consumers.clone(),
+            chunks: segment.chunks.clone(),
+        };
+        self.persist_in(|| self.store.stage(run, &stage)).await?;
+        let ready = self.activate(run, segment).await?;
+        self.ring(run, segment, &in_order(segment, &ready)).await;
+        Ok(())
+    }
+
+    /// Registers the segment's edges slice by slice; the indexes of what is ready.
+    async fn activate(&self, run: RunId, segment: &Segment) -> Result<Vec<u16>> {
+        let mut cursor = 0_u32;
+        loop {
+            let rest = segment.cross.get(cursor as usize..).unwrap_or_default();
+            let edges = &rest[..rest.len().min(ACTIVATE_EDGES_MAX)];
+            let activate = Activate {
+                segment: segment.number,
+                digest: segment.digest,
+                cursor,
+                edges: edges.to_vec(),
+                last: edges.len() == rest.len(),
+            };
+            match self.persist_in(|| self.store.activate(run, &activate)).await? {
+                Activated::Active { ready } => return Ok(ready),
+                // An earlier try was answered, and the answer lost; or another client was here.
+                Activated::Already => {
+                    let ready = self.persist_in(|| self.store.ready(run, segment.number)).await?;
+                    return Ok(ready.iter().map(|ready| ready.task.index()).collect());
+                }
+                Activated::More { cursor: next } if next as usize > segment.cross.len() => {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        format!("segment {} of run {run} was staged differently", segment.number),
+                    ));
+                }
+                Activated::More { cursor: next } => cursor = next,
+            }
+        }
+    }
+
+    /// Publishes ready tasks. What cannot be published is found in the store by the workers.
+    async fn ring(&self, run: RunId, segment: &Segment, ready: &[u16]) {
+        let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
+        let parcels = match self.epoch().await {
+            Ok(epoch) => segment.parcels(run, &epoch, ready, size).map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match parcels {
+            Ok(parcels) => self.publish(run, Lane::Lo, parcels).await,
+            Err(error) => {
+                tracing::warn!(%run, %error, "the graph is accepted and not yet rung for")
+            }
+        }
+    }
+
+    /// Publishes released tasks of one user queue, without their descriptors.
+    pub(crate) async fn ring_released(&self, run: RunId, queue: &str, ready: &[Ready]) {
+        let parcels = match self.epoch().await {
+            Ok(epoch) => {
+                Parcel::pack(run, &epoch, ready, |_| None, PARCEL_TASKS_MAX).map_err(Error::from)
+            }
+            Err(error) => Err(error),
+        };
+        match parcels {
+            Ok(parcels) => {
+                let address =
+                    |bytes| Addressed { queue: queue.to_owned(), tasks: ready.len(), bytes };
+                self.publish(run, Lane::Hi, parcels.into_iter().map(address).collect()).await;
+            }
+            Err(error) => tracing::warn!(%run, %error, "released tasks are not yet rung for"),
+        }
+    }
+
+    async fn publish(&self, run: RunId, lane: Lane, parcels: Vec<Addressed>) {
+        let mut messages = Vec::with_capacity(parcels.len());
+        for parcel in parcels {
+            match QueueName::new(&parcel.queue) {
+                Ok(queue) => messages.push((Route { queue, lane }, parcel.bytes)),
+                Err(error) => tracing::error!(%run, %error, "no queue of this name can exist"),
+            }
+        }
+        for failed in self.queue.publish_all(messages).await.iter().filter_map(|r| r.as_ref().err())
+        {
+            tracing::warn!(%run, error = %failed, "a parcel was not published: its tasks wait until a worker looks after the run");
+        }
+    }
+}
+
+/// Ready tasks in the order in which they are to be run: sources as the segment says, then those
+/// that only waited for earlier segments.
+fn in_order(segment: &Segment, ready: &[u16]) -> Vec<u16> {
+    if ready == segment.sources {
+        return ready.to_vec();
+    }
+    let is_ready = |index: &u16| ready.binary_search(index).is_ok();
+    let mut ordered: Vec<u16> = segment.sources.iter().copied().filter(is_ready).collect();
+    let mut sources = segment.sources.clone();
+    sources.sort_unstable();
+    ordered.extend(ready.iter().filter(|index| sources.binary_search(index).is_err()));
+    ordered
+}

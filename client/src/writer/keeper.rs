@@ -1,0 +1,162 @@
+//! The task that stages, renews, unpins and closes.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bolthole_broker::limits::{
+    CLIENT_RENEW, COALESCE_MAX, REREAD_AFTER, UNFINISHED_TASKS_MAX, UNPIN_DELAY, UNPIN_TASKS_MAX,
+};
+use bolthole_broker::state::RunState;
+use bolthole_broker::store::{EventCursor, Store};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Phase, Work, Writer};
+use crate::error::Result;
+
+/// The pause after the first of several segments in a row; doubled with each.
+const COALESCE_FIRST: Duration = Duration::from_micros(250);
+
+impl Writer {
+    /// Works until the run is closed and nobody here has a handle of it any more, or the store
+    /// refuses.
+    pub(super) async fn keep(self: Arc<Self>) {
+        if let Err(error) = self.work_on().await {
+            tracing::debug!(run = %self.run, %error, "the run is not staged any further");
+            self.fail(error);
+            return;
+        }
+        if self.unnamed {
+            let store = self.core.store.clone();
+            let (run, core) = (self.run, Arc::downgrade(&self.core));
+            drop(self);
+            purge_ended(store, run, &core).await;
+        }
+    }
+
+    async fn work_on(&self) -> Result<()> {
+        let mut renewed = Instant::now();
+        let mut streak = 0_u32;
+        let mut staged = 0_u64;
+        loop {
+            if renewed.elapsed() >= CLIENT_RENEW {
+                self.renew().await?;
+                renewed = Instant::now();
+            }
+            if self.is_idle() {
+                if self.is_left() {
+                    return Ok(());
+                }
+                streak = 0;
+                tokio::select! {
+                    () = self.work.notified() => {}
+                    () = sleep_until(renewed + CLIENT_RENEW) => {}
+                }
+                continue;
+            }
+            self.linger(streak).await;
+            let work = self.take_work();
+            staged += work.segment.as_ref().map_or(0, |segment| u64::from(segment.tasks));
+            streak = if work.segment.is_some() { streak + 1 } else { 0 };
+            self.carry_out(work).await?;
+            if staged > UNFINISHED_TASKS_MAX {
+                self.let_workers_catch_up().await?;
+            }
+        }
+    }
+
+    /// Whether there is nothing to do.
+    fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.builder.is_empty() && state.unpin.is_empty() && state.phase != Phase::Closing
+    }
+
+    /// Whether nothing more will come.
+    fn is_left(&self) -> bool {
+        let state = self.state();
+        state.left && state.phase == Phase::Closed
+    }
+
+    /// Lets more come together: between the segments of a busy stream, and before unpinning.
+    async fn linger(&self, streak: u32) {
+        let deadline = {
+            let state = self.state();
+            match state.unpin_since {
+                _ if state.phase != Phase::Open => None,
+                Some(since) if state.builder.is_empty() => Some(since + UNPIN_DELAY),
+                _ if streak == 0 => None,
+                _ => {
+                    let pause = COALESCE_FIRST * (1 << (streak - 1).min(10));
+                    Some(Instant::now() + pause.min(COALESCE_MAX))
+                }
+            }
+        };
+        if let Some(deadline) = deadline {
+            tokio::select! {
+                () = self.urgent.notified() => {}
+                () = sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    async fn carry_out(&self, work: Work) -> Result<()> {
+        self.core.put_blobs(self.run, &work.blobs).await?;
+        if let Some(segment) = &work.segment {
+            self.core.stage(self.run, segment).await?;
+        }
+        for tasks in work.unpin.chunks(UNPIN_TASKS_MAX) {
+            let store = &self.core.store;
+            // Who holds what was freed drops it when it next compares with the store.
+            self.core.persist_in(|| store.unpin(self.run, tasks)).await?;
+        }
+        if work.phase == Phase::Closing {
+            self.core.persist_in(|| self.core.store.close(self.run)).await?;
+            self.state().phase = Phase::Closed;
+            self.closed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn renew(&self) -> Result<()> {
+        if self.state().phase == Phase::Open {
+            self.core.persist_in(|| self.core.store.keep_alive(self.run)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits while the store has too many tasks that nobody has run.
+    async fn let_workers_catch_up(&self) -> Result<()> {
+        loop {
+            let status = self.core.persist_in(|| self.core.store.status(self.run)).await?;
+            let unfinished = status.map_or(0, |status| status.tasks - status.finished);
+            if unfinished <= UNFINISHED_TASKS_MAX {
+                return Ok(());
+            }
+            self.renew().await?;
+            tokio::time::sleep(UNPIN_DELAY).await;
+        }
+    }
+}
+
+/// Deletes an unnamed run when it has ended, as long as its client is there. Later, the time that
+/// it is kept for runs out.
+async fn purge_ended(
+    store: Store,
+    run: bolthole_broker::id::RunId,
+    core: &Weak<crate::core::Core>,
+) {
+    let mut cursor = EventCursor::default();
+    while core.strong_count() > 0 {
+        match timeout(2 * REREAD_AFTER, store.events(run, &cursor, REREAD_AFTER)).await {
+            Ok(Ok(events)) if events.run.is_none() => return,
+            Ok(Ok(events)) if !events.run.is_some_and(RunState::is_running) => {
+                if let Err(error) = store.purge(run).await {
+                    tracing::debug!(%run, %error, "the run is left to be deleted by its retention");
+                }
+                return;
+            }
+            Ok(Ok(events)) => cursor = events.cursor,
+            Ok(Err(error)) if !error.is_retryable() => return,
+            Ok(Err(_)) | Err(_) => tokio::time::sleep(REREAD_AFTER).await,
+        }
+    }
+}
