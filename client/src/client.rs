@@ -85,11 +85,6 @@ impl ClientBuilder {
         let store = connect_store(&self.redis_url, &self.namespace).await?;
         Ok((queue, store))
     }
-
-    #[cfg(feature = "worker")]
-    pub(crate) fn cluster_secret(&self) -> Option<&ClusterSecret> {
-        self.secret.as_ref()
-    }
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -100,6 +95,7 @@ impl fmt::Debug for ClientBuilder {
 }
 
 /// The seam to the store's own way of connecting.
+#[expect(clippy::unused_async, reason = "connecting waits")]
 async fn connect_store(_url: &str, _namespace: &str) -> Result<Store> {
     Err(Error::new(ErrorKind::Config, "Redis is not supported yet"))
 }
@@ -235,7 +231,6 @@ impl Client {
     }
 
     /// Encodes a large value once, to be an argument of many calls; it is stored with the graph.
-    #[expect(clippy::unused_self, reason = "reads as what it is: a value put into the cluster")]
     pub fn put<T: Serialize>(&self, value: &T) -> Result<Blob<T>> {
         Blob::new(value).map_err(|error| {
             let kind = match &error {

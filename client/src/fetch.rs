@@ -164,7 +164,9 @@ impl Core {
         let record = match self.persist_in(|| self.store.worker(worker)).await {
             Ok(record) => record,
             Err(error) => {
-                results.iter().for_each(|result| found[result.place] = Some(Err(error.clone())));
+                for result in results {
+                    found[result.place] = Some(Err(error.clone()));
+                }
                 return;
             }
         };

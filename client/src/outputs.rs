@@ -56,19 +56,19 @@ impl Results {
 #[doc(hidden)]
 pub struct Tasks {
     run: Arc<RunInner>,
-    tasks: std::vec::IntoIter<TaskId>,
+    ids: std::vec::IntoIter<TaskId>,
     /// Two calls may be one task, whose handles then share its pin.
     seen: HashSet<TaskId>,
 }
 
 impl Tasks {
     pub(crate) fn new(run: Arc<RunInner>, tasks: Vec<TaskId>) -> Self {
-        Self { run, tasks: tasks.into_iter(), seen: HashSet::new() }
+        Self { run, ids: tasks.into_iter(), seen: HashSet::new() }
     }
 
     fn next<T>(&mut self) -> Handle<T> {
         // There is one for each call; a call without a task would be a task that never finishes.
-        let task = self.tasks.next().unwrap_or(TaskId::new(u32::MAX, u16::MAX));
+        let task = self.ids.next().unwrap_or(TaskId::new(u32::MAX, u16::MAX));
         if !self.seen.insert(task) {
             self.run.share(task);
         }
@@ -122,7 +122,9 @@ impl<O: Outputs> Outputs for [O] {
     type Handles = Vec<O::Handles>;
 
     fn calls<'a>(&'a self, calls: &mut Vec<&'a dyn AnyDelayed>) {
-        self.iter().for_each(|output| output.calls(calls));
+        for output in self {
+            output.calls(calls);
+        }
     }
 
     fn values(&self, results: &mut Results) -> Result<Self::Values> {

@@ -84,7 +84,7 @@ impl Core {
         match parcels {
             Ok(parcels) => self.publish(run, Lane::Lo, parcels).await,
             Err(error) => {
-                tracing::warn!(%run, %error, "the graph is accepted and not yet rung for")
+                tracing::warn!(%run, %error, "the graph is accepted and not yet rung for");
             }
         }
     }
@@ -115,9 +115,11 @@ impl Core {
                 Err(error) => tracing::error!(%run, %error, "no queue of this name can exist"),
             }
         }
-        for failed in self.queue.publish_all(messages).await.iter().filter_map(|r| r.as_ref().err())
-        {
-            tracing::warn!(%run, error = %failed, "a parcel was not published: its tasks wait until a worker looks after the run");
+        for published in self.queue.publish_all(messages).await {
+            if let Err(error) = published {
+                // Its tasks wait until a worker looks after the run.
+                tracing::warn!(%run, %error, "a parcel was not published");
+            }
         }
     }
 }

@@ -155,14 +155,6 @@ impl Watch {
         self.wake_all();
     }
 
-    /// The run goes on after its end.
-    pub(crate) fn reopen(&self) {
-        let mut known = self.known();
-        if matches!(known.over, Some(Over::Ended(_))) {
-            known.over = None;
-        }
-    }
-
     /// Starts the reader on `runtime`, unless it runs, and keeps it until the reply is dropped.
     pub(crate) fn follow(self: &Arc<Self>, runtime: &tokio::runtime::Handle) -> Interest {
         let mut known = self.known();

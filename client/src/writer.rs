@@ -92,7 +92,9 @@ impl Entry {
             (plan.classes, plan.nodes, plan.outputs, plan.blobs)
         };
         let mut pinned = vec![false; nodes.len()];
-        outputs.iter().for_each(|output| pinned[*output as usize] = pin);
+        for output in &outputs {
+            pinned[*output as usize] = pin;
+        }
         let ids = Vec::with_capacity(nodes.len());
         let blobs = blobs.into_iter().collect();
         Ok(Self { classes, nodes: nodes.into_iter(), pinned, ids, outputs, blobs })

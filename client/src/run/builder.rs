@@ -45,10 +45,6 @@ impl RunBuilder {
         Self { client: client.clone(), name, header, policy, retention: None }
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// A value that travels with the run: tasks read it from their `Ctx`.
     #[must_use]
     pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {

@@ -61,7 +61,7 @@ impl RunInner {
                 if results[place].is_none() {
                     match self.finished(*task).await {
                         Err(error) => results[place] = Some(Err(error)),
-                        Ok(()) => match self.from_event(*task) {
+                        Ok(()) => match self.carried_by_event(*task) {
                             Some(bytes) => results[place] = Some(Ok(bytes)),
                             None => asked.push(place),
                         },
@@ -110,7 +110,7 @@ impl RunInner {
     }
 
     /// The result, when the event of the task's end carried it.
-    fn from_event(&self, task: TaskId) -> Option<Bytes> {
+    fn carried_by_event(&self, task: TaskId) -> Option<Bytes> {
         let (state, locator) = self.watch.take_recent(task)?;
         if state.state() == TaskState::Done { locator.value() } else { None }
     }
