@@ -213,3 +213,69 @@ impl Memory {
         self.broker.blocked.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, Queue};
+    use super::*;
+
+    fn route() -> Route {
+        Route::hi(&QueueName::default())
+    }
+
+    fn options() -> ConsumeOptions {
+        ConsumeOptions { queues: vec![QueueName::default()], prefetch_hi: 5, prefetch_lo: 5 }
+    }
+
+    #[tokio::test]
+    async fn faults_can_be_caused() {
+        let broker = MemoryBroker::new();
+        let queue = Queue::on(&broker, "").unwrap();
+        broker.freeze_topology(true);
+        let error = queue.publish(&route(), "one".into()).await.unwrap_err();
+        assert_eq!(error, PublishError::Unroutable(route()));
+        broker.freeze_topology(false);
+        queue.publish(&route(), "one".into()).await.unwrap();
+
+        broker.block(Some("low on memory"));
+        let error = queue.publish(&route(), "two".into()).await.unwrap_err();
+        assert!(matches!(error, PublishError::Blocked { sent: false, .. }) && queue.is_blocked());
+        let (unblocked, ()) = tokio::join!(queue.unblocked(), async { broker.block(None) });
+        assert_eq!((unblocked, queue.is_blocked()), ((), false));
+    }
+
+    #[tokio::test]
+    async fn a_lost_session_gives_back_in_order() {
+        let broker = MemoryBroker::new();
+        let queue = Queue::on(&broker, "").unwrap();
+        let bodies = ["one", "two"].map(|body| (route(), Bytes::from_static(body.as_bytes())));
+        assert_eq!(queue.publish_all(bodies.into()).await, [Ok(()), Ok(())]);
+        let mut consumer = queue.consume(options());
+        let Some(Event::SessionStarted { epoch: first }) = consumer.next().await else { panic!() };
+        let Some(Event::Delivery(one)) = consumer.next().await else { panic!() };
+        broker.drop_sessions();
+        assert!(!consumer.settler().ack(one.tag).await);
+        let lost = consumer.next().await;
+        assert!(matches!(lost, Some(Event::SessionLost { epoch, .. }) if epoch == first));
+        let begun = consumer.next().await;
+        assert!(matches!(begun, Some(Event::SessionStarted { epoch }) if epoch > first));
+        for body in ["one", "two"] {
+            let Some(Event::Delivery(again)) = consumer.next().await else { panic!() };
+            assert!(again.body == body && again.redelivered);
+        }
+        broker.wipe();
+        assert!(matches!(consumer.next().await, Some(Event::SessionLost { .. })));
+        assert_eq!(queue.depth(&route()).await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_consumer_is_woken() {
+        let queue = Queue::memory();
+        let mut consumer = queue.consume(options());
+        assert!(matches!(consumer.next().await, Some(Event::SessionStarted { .. })));
+        let waiting = tokio::spawn(async move { consumer.next().await });
+        tokio::task::yield_now().await;
+        queue.publish(&route(), "one".into()).await.unwrap();
+        assert!(matches!(waiting.await.unwrap(), Some(Event::Delivery(_))));
+    }
+}
