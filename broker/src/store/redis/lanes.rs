@@ -41,6 +41,22 @@ struct Lane {
     number: u64,
 }
 
+/// What is sent on a lane.
+#[derive(Clone, Copy)]
+enum Request<'a> {
+    One(&'a Cmd),
+    Many(&'a Pipeline),
+}
+
+impl Request<'_> {
+    async fn send(self, mut lane: MultiplexedConnection) -> Result<Vec<Value>, RedisError> {
+        match self {
+            Self::One(command) => Ok(vec![command.query_async::<Value>(&mut lane).await?]),
+            Self::Many(commands) => commands.query_async::<Vec<Value>>(&mut lane).await,
+        }
+    }
+}
+
 /// What went wrong with one attempt.
 enum Trouble {
     /// Nothing was sent.
@@ -105,10 +121,8 @@ impl Lanes {
         command: &Cmd,
         deadline: Instant,
     ) -> Result<Value, Error> {
-        self.repeat(key, deadline, async |mut lane: MultiplexedConnection| {
-            command.query_async::<Value>(&mut lane).await
-        })
-        .await
+        let answers = self.repeat(lane_of(key), deadline, Request::One(command)).await?;
+        Ok(answers.into_iter().next().unwrap_or(Value::Nil))
     }
 
     /// Sends several commands at once until all of them are answered.
@@ -118,23 +132,21 @@ impl Lanes {
         commands: &Pipeline,
     ) -> Result<Vec<Value>, Error> {
         let deadline = Instant::now() + limits::STORE_DEADLINE;
-        self.repeat(key, deadline, async |mut lane: MultiplexedConnection| {
-            commands.query_async::<Vec<Value>>(&mut lane).await
-        })
-        .await
+        self.repeat(lane_of(key), deadline, Request::Many(commands)).await
     }
 
-    async fn repeat<T>(
+    async fn repeat(
         &self,
-        key: &impl Hash,
+        lane: usize,
         deadline: Instant,
-        send: impl AsyncFn(MultiplexedConnection) -> Result<T, RedisError>,
-    ) -> Result<T, Error> {
-        let lane = &self.shared[lane_of(key)];
+        request: Request<'_>,
+    ) -> Result<Vec<Value>, Error> {
+        let lane = &self.shared[lane];
         let mut pause = PAUSE.0;
         let mut lost = false;
         loop {
-            let trouble = match tokio::time::timeout_at(deadline, self.attempt(lane, &send)).await {
+            let trouble = match tokio::time::timeout_at(deadline, self.attempt(lane, request)).await
+            {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(trouble)) => trouble,
                 Err(_) => Trouble::Lost("it took too long".to_owned()),
@@ -165,13 +177,13 @@ impl Lanes {
         }
     }
 
-    async fn attempt<T>(
+    async fn attempt(
         &self,
         lane: &Mutex<Lane>,
-        send: &impl AsyncFn(MultiplexedConnection) -> Result<T, RedisError>,
-    ) -> Result<T, Trouble> {
+        request: Request<'_>,
+    ) -> Result<Vec<Value>, Trouble> {
         let (connection, number) = self.enter(lane).await?;
-        match send(connection).await {
+        match request.send(connection).await {
             Ok(value) => Ok(value),
             Err(error) => {
                 let trouble = self.judge(&error);
@@ -241,9 +253,7 @@ impl Lanes {
     async fn load(&self, lane: &Mutex<Lane>) -> Result<(), Error> {
         let mut load = redis::cmd("FUNCTION");
         load.arg("LOAD").arg("REPLACE").arg(library::CODE);
-        let send =
-            async |mut lane: MultiplexedConnection| load.query_async::<Value>(&mut lane).await;
-        match self.attempt(lane, &send).await {
+        match self.attempt(lane, Request::One(&load)).await {
             Err(Trouble::Final(error)) => Err(error),
             // The request that missed the library comes back here until its deadline.
             Ok(_) | Err(_) => Ok(()),
