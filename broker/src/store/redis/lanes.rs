@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::{Connection, Manager, Pool, Runtime};
+use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, RedisError, Value};
 use tokio::sync::Mutex;
@@ -135,13 +136,22 @@ impl Lanes {
         self.repeat(lane_of(key), deadline, Request::Many(commands)).await
     }
 
-    async fn repeat(
-        &self,
+    /// Boxed: every operation of the store ends here, and its callers' futures stay small.
+    fn repeat<'a>(
+        &'a self,
         lane: usize,
+        deadline: Instant,
+        request: Request<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, Error>> {
+        Box::pin(self.send(&self.shared[lane], deadline, request))
+    }
+
+    async fn send(
+        &self,
+        lane: &Mutex<Lane>,
         deadline: Instant,
         request: Request<'_>,
     ) -> Result<Vec<Value>, Error> {
-        let lane = &self.shared[lane];
         let mut pause = PAUSE.0;
         let mut lost = false;
         loop {
