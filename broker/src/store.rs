@@ -147,7 +147,8 @@ macro_rules! dispatch {
             pub async fn $name(&self, $($arg: $type),*) -> Result<$reply, Error> {
                 match self {
                     Self::Memory(store) => store.$name($($arg),*).await,
-                    Self::Redis(store) => store.$name($($arg),*).await,
+                    // Boxed: its future is large, and callers nest deeply.
+                    Self::Redis(store) => Box::pin(store.$name($($arg),*)).await,
                 }
             })*
         }

@@ -7,7 +7,7 @@ use bolthole_broker::args::EncodeError;
 use bolthole_broker::handoff::{Budget, ClusterSecret, Fetcher};
 use bolthole_broker::id::RunId;
 use bolthole_broker::queue::Queue;
-use bolthole_broker::store::Store;
+use bolthole_broker::store::{self, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -82,7 +82,7 @@ impl ClientBuilder {
     /// Connects as `role`.
     pub(crate) async fn servers(&self, role: &str) -> Result<(Queue, Store)> {
         let queue = Queue::connect(&self.amqp_url, &self.namespace, role).await?;
-        let store = connect_store(&self.redis_url, &self.namespace).await?;
+        let store = Store::Redis(store::Redis::connect(&self.redis_url, &self.namespace).await?);
         Ok((queue, store))
     }
 }
@@ -92,12 +92,6 @@ impl fmt::Debug for ClientBuilder {
         // URLs carry passwords.
         f.debug_struct("ClientBuilder").field("namespace", &self.namespace).finish_non_exhaustive()
     }
-}
-
-/// The seam to the store's own way of connecting.
-#[expect(clippy::unused_async, reason = "connecting waits")]
-async fn connect_store(_url: &str, _namespace: &str) -> Result<Store> {
-    Err(Error::new(ErrorKind::Config, "Redis is not supported yet"))
 }
 
 fn variable(name: &str) -> Result<Option<String>> {
