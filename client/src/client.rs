@@ -79,6 +79,11 @@ impl ClientBuilder {
         Client::on(store, queue, fetcher, None).await
     }
 
+    #[cfg(feature = "worker")]
+    pub(crate) fn cluster_secret(&self) -> Option<&ClusterSecret> {
+        self.secret.as_ref()
+    }
+
     /// Connects as `role`.
     pub(crate) async fn servers(&self, role: &str) -> Result<(Queue, Store)> {
         let queue = Queue::connect(&self.amqp_url, &self.namespace, role).await?;
@@ -94,7 +99,7 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-fn variable(name: &str) -> Result<Option<String>> {
+pub(crate) fn variable(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),
         Ok(value) => Ok(Some(value)),

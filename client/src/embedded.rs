@@ -1,14 +1,11 @@
 //! A whole cluster in this process: client, worker, queue and store. The same program runs without
 //! any server, on all cores, and stops with the last clone of its client.
 
-use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use bolthole_broker::call::States;
 use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::queue::Queue;
 use bolthole_broker::registry::Registry;
@@ -17,19 +14,17 @@ use bolthole_broker::task::DEFAULT_QUEUE;
 use bolthole_worker::{Options, Worker};
 
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::local::Local;
-
-/// Makes a value that tasks share, when the worker starts.
-pub(crate) type MakeState =
-    Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = bolthole_broker::call::Shared> + Send>> + Send>;
+use crate::states::MakeStates;
+use crate::worker::linked;
 
 /// The options of an embedded cluster.
 pub struct EmbeddedBuilder {
     slots: Option<usize>,
     memory_bytes: Option<u64>,
     queues: BTreeSet<String>,
-    states: Vec<(TypeId, MakeState)>,
+    states: MakeStates,
 }
 
 impl Client {
@@ -41,7 +36,7 @@ impl Client {
     /// The options of an embedded cluster.
     pub fn embedded_builder() -> EmbeddedBuilder {
         let queues = BTreeSet::from([DEFAULT_QUEUE.to_owned()]);
-        EmbeddedBuilder { slots: None, memory_bytes: None, queues, states: Vec::new() }
+        EmbeddedBuilder { slots: None, memory_bytes: None, queues, states: MakeStates::default() }
     }
 }
 
@@ -75,7 +70,7 @@ impl EmbeddedBuilder {
         F: FnOnce() -> R + Send + 'static,
         R: Future<Output = T> + Send + 'static,
     {
-        self.states.push(state_of(make));
+        self.states.add(make);
         self
     }
 
@@ -91,7 +86,7 @@ impl EmbeddedBuilder {
             bind: None,
             ..options
         };
-        let states = make_states(self.states).await;
+        let states = self.states.make().await;
         let started = Worker::start(store.clone(), queue.clone(), registry, states, options).await;
         let worker = Arc::new(started.map_err(Error::of_start)?);
         let local = Local::new(move |key| {
@@ -107,31 +102,6 @@ impl fmt::Debug for EmbeddedBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddedBuilder").field("slots", &self.slots).finish_non_exhaustive()
     }
-}
-
-/// Every task linked into this program.
-pub(crate) fn linked() -> Result<Registry> {
-    Registry::linked().map_err(|error| Error::new(ErrorKind::Config, error.to_string()))
-}
-
-/// A value to be made, by its type.
-pub(crate) fn state_of<T, F, R>(make: F) -> (TypeId, MakeState)
-where
-    T: Send + Sync + 'static,
-    F: FnOnce() -> R + Send + 'static,
-    R: Future<Output = T> + Send + 'static,
-{
-    let shared = || async { Arc::new(make().await) as bolthole_broker::call::Shared };
-    (TypeId::of::<T>(), Box::new(move || Box::pin(shared())))
-}
-
-/// Makes the values, one after the other.
-pub(crate) async fn make_states(makers: Vec<(TypeId, MakeState)>) -> States {
-    let mut states = States::new();
-    for (id, make) in makers {
-        states.insert(id, make().await);
-    }
-    states
 }
 
 /// The given queues and those that tasks name in their attribute.

@@ -8,6 +8,7 @@
 //! | [`client`], [`run`], [`compute`] | where graphs are computed |
 //! | [`submit`], [`submission`] | where calls may be submitted one by one |
 //! | [`outputs`], [`gather`], [`completed`] | results: one, many, as they come |
+//! | [`embedded`], [`worker`] | a cluster in this process; this program as a worker |
 //! | [`error`] | what can go wrong, and what to do |
 //! | [`testing`] | running a graph in order, here, without workers |
 //!
@@ -37,11 +38,15 @@ pub mod options;
 pub mod outputs;
 pub mod run;
 mod stage;
+#[cfg(feature = "worker")]
+mod states;
 pub mod submission;
 pub mod submit;
 #[path = "sequential.rs"]
 pub mod testing;
 mod watch;
+#[cfg(feature = "worker")]
+pub mod worker;
 mod writer;
 
 pub use bolthole_broker::call::{Ctx, State};

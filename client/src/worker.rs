@@ -1,0 +1,214 @@
+//! This program as a worker: every task linked into it can be run.
+//!
+//! ```no_run
+//! # struct Pool;
+//! # impl Pool { async fn open() -> Self { Self } }
+//! fn main() -> bolthole::Result<()> {
+//!     bolthole::worker::from_env()?.slots(8).state(Pool::open).run()
+//! }
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bolthole_broker::registry::Registry;
+use bolthole_worker::{Options, Worker};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::client::{ClientBuilder, variable};
+use crate::error::{Error, ErrorKind, Result};
+use crate::states::MakeStates;
+
+/// How long a worker that is told to go finishes what it has begun: below the 30 s that
+/// orchestrators wait before they kill.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// The options of a worker.
+#[must_use = "nothing runs before `run` is called"]
+pub struct WorkerBuilder {
+    servers: ClientBuilder,
+    options: Options,
+    states: MakeStates,
+    drain: Duration,
+}
+
+/// A worker of the cluster that the environment names: see [`ClientBuilder::from_env`]. Further
+/// variables, all of them optional: `BOLTHOLE_SLOTS` (a number), `BOLTHOLE_QUEUES` (names, separated
+/// by commas), `BOLTHOLE_BIND` and `BOLTHOLE_HEALTH` (`address:port` of the data port and of the
+/// health endpoint), `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port),
+/// `BOLTHOLE_SPILL_DIR`.
+pub fn from_env() -> Result<WorkerBuilder> {
+    let mut worker = with(ClientBuilder::from_env()?);
+    let options = &mut worker.options;
+    if let Some(slots) = parsed("BOLTHOLE_SLOTS", "a number")? {
+        options.slots = slots;
+    }
+    if let Some(queues) = variable("BOLTHOLE_QUEUES")? {
+        options.queues = queues.split(',').map(|name| name.trim().to_owned()).collect();
+    }
+    if let Some(bind) = parsed("BOLTHOLE_BIND", "address:port")? {
+        options.bind = Some(bind);
+    }
+    options.health = parsed("BOLTHOLE_HEALTH", "address:port")?;
+    options.advertise = variable("BOLTHOLE_ADVERTISE")?;
+    if let Some(dir) = variable("BOLTHOLE_SPILL_DIR")? {
+        options.spill_dir = Some(PathBuf::from(dir));
+    }
+    Ok(worker)
+}
+
+/// A worker of the cluster that a client with these options would connect to.
+pub fn with(servers: ClientBuilder) -> WorkerBuilder {
+    let options = Options { secret: servers.cluster_secret().cloned(), ..Options::default() };
+    WorkerBuilder { servers, options, states: MakeStates::default(), drain: DRAIN }
+}
+
+impl WorkerBuilder {
+    /// Tasks to run at once; by default as many as there are cores.
+    pub fn slots(mut self, slots: usize) -> Self {
+        self.options.slots = slots;
+        self
+    }
+
+    /// The queues to serve, in place of `default`.
+    pub fn queues(mut self, queues: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.options.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Where peers and clients reach the data port; by default a free port on loopback. Elsewhere it
+    /// needs a secret.
+    pub fn bind(mut self, address: SocketAddr) -> Self {
+        self.options.bind = Some(address);
+        self
+    }
+
+    /// `host:port` under which others reach the data port, when it is not the address bound to.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.options.advertise = Some(address.into());
+        self
+    }
+
+    /// Where health and metrics are served; by default nowhere.
+    pub fn health(mut self, address: SocketAddr) -> Self {
+        self.options.health = Some(address);
+        self
+    }
+
+    /// Memory for results, in bytes, before they go to disk; by default what the machine allows.
+    pub fn memory_bytes(mut self, bytes: u64) -> Self {
+        self.options.memory_bytes = bytes;
+        self
+    }
+
+    /// Where results go when memory is short; by default the system's temporary folder.
+    pub fn spill_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.spill_dir = Some(folder.into());
+        self
+    }
+
+    /// How long to finish what has begun when told to go; 25 s by default.
+    pub fn drain(mut self, patience: Duration) -> Self {
+        self.drain = patience;
+        self
+    }
+
+    /// A value that tasks borrow as `State<T>`, made once: a database pool, a model.
+    pub fn state<T, F, R>(mut self, make: F) -> Self
+    where
+        T: Send + Sync + 'static,
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = T> + Send + 'static,
+    {
+        self.states.add(make);
+        self
+    }
+
+    /// Runs the worker on a runtime of its own until the process is told to go (SIGTERM or SIGINT);
+    /// then finishes what has begun and gives the rest back. A second signal ends it at once.
+    pub fn run(self) -> Result<()> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let message = "the worker was started inside an async runtime: await `run_async`";
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        let runtime = Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| {
+            Error::new(ErrorKind::Config, format!("failed to start the runtime: {error}"))
+        })?;
+        let result = runtime.block_on(self.run_async());
+        runtime.shutdown_background();
+        result
+    }
+
+    /// The same on the current runtime.
+    pub async fn run_async(self) -> Result<()> {
+        // Before anything is taken: a signal during the start must not kill.
+        let (mut term, mut int) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let patience = self.drain;
+        let worker = tokio::select! {
+            worker = self.start() => worker?,
+            () = either(&mut term, &mut int) => return Ok(()),
+        };
+        either(&mut term, &mut int).await;
+        tracing::info!(?patience, "told to go: finishing what has begun");
+        tokio::select! {
+            all = worker.drain(patience) => {
+                if !all {
+                    tracing::warn!("not all that had begun was finished: others will run it again");
+                }
+            }
+            () = either(&mut term, &mut int) => tracing::warn!("told again: stopping at once"),
+        }
+        Ok(())
+    }
+
+    /// Connects and starts the worker.
+    async fn start(self) -> Result<Worker> {
+        let registry = linked()?;
+        let (queue, store) = self.servers.servers("worker").await?;
+        let states = self.states.make().await;
+        let started = Worker::start(store, queue, registry, states, self.options).await;
+        started.map_err(Error::of_start)
+    }
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("servers", &self.servers)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every task linked into this program.
+pub(crate) fn linked() -> Result<Registry> {
+    Registry::linked().map_err(|error| Error::new(ErrorKind::Config, error.to_string()))
+}
+
+fn listen(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| {
+        Error::new(ErrorKind::Config, format!("failed to listen for signals: {error}"))
+    })
+}
+
+async fn either(term: &mut Signal, int: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+fn parsed<T: FromStr>(name: &str, form: &str) -> Result<Option<T>> {
+    let Some(text) = variable(name)? else { return Ok(None) };
+    let value = text.parse().map_err(|_| {
+        Error::new(ErrorKind::Config, format!("{name} is {text:?} and should be {form}"))
+    })?;
+    Ok(Some(value))
+}
