@@ -104,6 +104,39 @@ local function release_later(r, from, to, ready, special)
   if v == 0 and b.active then note_ready(special, ready, k, i, s, target) end
 end
 
+-- One group of releases, place by place.
+local function release_span(b, first, groups, p, states, column, ready, special)
+  local size = #states
+  local counts, old, t = {byte(groups, p, p + size - 1)}, {byte(states, 1, size)}, {take(words(size), column)}
+  local hit, n, changed = {}, 0, false
+  for i = 1, size do
+    local c = counts[i]
+    if c > 0 and old[i] % 16 == 0 then
+      local v = t[i]
+      if v > 0 then
+        v = v > c and v - c or 0
+        t[i] = v
+        changed = true
+      end
+      if v > 0 then
+        -- Others are still pending.
+      elseif old[i] == 0 then
+        n = n + 1
+        hit[n] = first + i - 1
+      elseif b.active then
+        note_ready(special, ready, b.k, first + i - 1, old[i], false)
+      end
+    end
+  end
+  if changed then
+    redis.call('SETRANGE', b.key, b.pend + 4 * first, pack(words(size), unpack(t, 1, size)))
+  end
+  if n > 0 and b.active then
+    ready[#ready + 1] = pack('>I4I2' .. rep('I2', n), b.k, n, unpack(hit, 1, n))
+  end
+end
+
+-- Neighbours that wait for one task each are the common case: nothing is unpacked for them.
 local function release_groups(r, groups, ready, special)
   local call, p = redis.call, 1
   while p <= #groups do
@@ -112,39 +145,43 @@ local function release_groups(r, groups, ready, special)
     local b = load_arena(r, k)
     local size = b and min(span, b.n - first) or 0
     if size > 0 then
-      local counts = {byte(groups, p, p + size - 1)}
-      local states = {byte(call('GETRANGE', b.key, b.st + first, b.st + first + size - 1), 1, size)}
+      local states = call('GETRANGE', b.key, b.st + first, b.st + first + size - 1)
       local at = b.pend + 4 * first
-      local t = {take(words(size), call('GETRANGE', b.key, at, at + 4 * size - 1))}
-      local hit, n, changed = {}, 0, false
-      for i = 1, size do
-        local c = counts[i]
-        if c > 0 and states[i] % 16 == 0 then
-          local v = t[i]
-          if v > 0 then
-            v = v > c and v - c or 0
-            t[i] = v
-            changed = true
-          end
-          if v > 0 then
-            -- Others are still pending.
-          elseif states[i] == 0 then
-            n = n + 1
-            hit[n] = first + i - 1
-          elseif b.active then
-            note_ready(special, ready, k, first + i - 1, states[i], false)
-          end
-        end
-      end
-      if changed then call('SETRANGE', b.key, at, pack(words(size), unpack(t, 1, size))) end
-      if n > 0 and b.active then
-        ready[#ready + 1] = pack('>I4I2' .. rep('I2', n), k, n, unpack(hit, 1, n))
+      local column = call('GETRANGE', b.key, at, at + 4 * size - 1)
+      if b.active and column == rep('\0\0\0\1', size) and states == rep('\0', size)
+        and sub(groups, p, p + size - 1) == rep('\1', size) then
+        call('SETRANGE', b.key, at, rep('\0\0\0\0', size))
+        ready[#ready + 1] = pack('>I4I2I2I2', k, 32769, first, first + size - 1)
+      else
+        release_span(b, first, groups, p, states, column, ready, special)
       end
     end
     p = p + span
   end
 end
 
+-- The consumers of one group of inputs, place by place; the places that nobody needs any more.
+local function consume_span(b, first, groups, p, size, column)
+  local counts, t = {byte(groups, p, p + size - 1)}, {take(words(size), column)}
+  local zeros, n = {}, 0
+  for i = 1, size do
+    local c = counts[i]
+    if c > 0 then
+      local v = t[i]
+      local low = v % KEPT
+      v = v - (low > c and c or low)
+      t[i] = v
+      if v == 0 then
+        n = n + 1
+        zeros[n] = i
+      end
+    end
+  end
+  redis.call('SETRANGE', b.key, b.cons + 4 * first, pack(words(size), unpack(t, 1, size)))
+  return zeros
+end
+
+-- Neighbours with one consumer each are the common case.
 local function consume_groups(r, groups, freed)
   local call, p = redis.call, 1
   while p <= #groups do
@@ -153,22 +190,16 @@ local function consume_groups(r, groups, freed)
     local b = active(r, k)
     local size = b and min(span, b.n - first) or 0
     if size > 0 then
-      local counts = {byte(groups, p, p + size - 1)}
       local at = b.cons + 4 * first
-      local t = {take(words(size), call('GETRANGE', b.key, at, at + 4 * size - 1))}
-      local zeros, n = {}, 0
-      for i = 1, size do
-        local c = counts[i]
-        if c > 0 then
-          local v = t[i]
-          local low = v % KEPT
-          v = v - (low > c and c or low)
-          t[i] = v
-          if v == 0 then n = n + 1; zeros[n] = i end
-        end
+      local column = call('GETRANGE', b.key, at, at + 4 * size - 1)
+      if column == rep('\0\0\0\1', size)
+        and sub(groups, p, p + size - 1) == rep('\1', size) then
+        call('SETRANGE', b.key, at, rep('\0\0\0\0', size))
+        free_span(r, b, first, size, ALL, freed)
+      else
+        local zeros = consume_span(b, first, groups, p, size, column)
+        if #zeros > 0 then free_span(r, b, first, size, zeros, freed) end
       end
-      call('SETRANGE', b.key, at, pack(words(size), unpack(t, 1, size)))
-      if n > 0 then free_span(r, b, first, size, zeros, freed) end
     end
     p = p + span
   end
@@ -182,8 +213,8 @@ local function own_consumers(r, a, args, freed)
     local first, l
     first, l, p = take('>I2I2', runs, p)
     local at = a.cons + 4 * first
-    local t = {take(words(l), redis.call('GETRANGE', a.key, at, at + 4 * l - 1))}
-    local zeros, n = {}, 0
+    local column = redis.call('GETRANGE', a.key, at, at + 4 * l - 1)
+    local t, zeros, n = {take(words(l), column)}, {}, 0
     for i = 1, l do
       local v = t[i]
       if v == 0 then
@@ -239,7 +270,10 @@ local function check_keys(r, a, args, laters, ends, was_forwarded)
     redis.call('HLEN', r.prefix .. 'r:' .. a.k .. ':' .. args[at])
     at = at + 2 + 2 * args[at + 1]
   end
-  check_ending(r)
+  redis.call('XLEN', r.prefix .. 'e')
+  for _, finished in ipairs(ends) do
+    if finished.kind == 1 then redis.call('HLEN', r.prefix .. 'm') end
+  end
   if r.attempts == 1 then
     redis.call('HLEN', r.prefix .. 'l')
     redis.call('ZCARD', r.prefix .. 'q')
@@ -258,6 +292,7 @@ end
 
 local function put_records(r, a, args)
   local at = 12
+  note_records(a)
   while at <= #args do
     local fields = 2 * args[at + 1]
     redis.call('HSET', r.prefix .. 'r:' .. a.k .. ':' .. args[at], unpack(args, at + 2, at + 1 + fields))

@@ -4,7 +4,7 @@
 --            retention_ms u64 digest 32
 --   m        hash: name, header, reason
 --   s        zset: segments; score = number when active, -1 - number when only staged
---   a:<k>    arena: 'BHA0' staged | 'BHA1' active, n u32, cursor u32, later u8, 0 0 0, digest 16,
+--   a:<k>    arena: 'BHA0' staged | 'BHA1' active, n u32, cursor u32, later u8, records u8, 0 0, digest 16,
 --            zeros to 64; then columns: state u8*n, pending u32*n, consumers u32*n, locator 8*n
 --   d:<k>:<c> descriptor chunk          r:<k>:<index / 64> hash: index -> value, record or error
 --   x:<k>    hash: index -> consumers in later segments, 6 bytes each
@@ -83,7 +83,7 @@ local function load_arena(r, k)
     if magic ~= 'BHA1' and magic ~= 'BHA0' then error('damaged: arena of segment ' .. k) end
     local n, cursor = take('>I4I4', h, 5)
     a = {key = key, k = k, n = n, cursor = cursor, active = magic == 'BHA1',
-      later = byte(h, 13) == 1, digest = sub(h, 17, 32),
+      later = byte(h, 13) == 1, records = byte(h, 14) == 1, digest = sub(h, 17, 32),
       st = 64, pend = 64 + n, cons = 64 + 5 * n, loc = 64 + 9 * n}
   end
   r.arenas[k] = a
@@ -170,44 +170,66 @@ local function put_ranges(groups, k, ranges)
   end
 end
 
+-- Deletes what is stored beside the freed tasks of a span.
+local function drop_records(r, a, first, mask, locators)
+  local stored = {}
+  for i = 1, #mask do
+    if byte(mask, i) ~= 255 and byte(locators, 8 * i - 7) >= 9 then
+      local key = bucket(r, a.k, first + i - 1)
+      local fields = stored[key]
+      if not fields then
+        fields = {}
+        stored[key] = fields
+      end
+      fields[#fields + 1] = first + i - 1
+    end
+  end
+  -- A bucket of a wrong type holds nothing worth keeping.
+  for key, fields in pairs(stored) do redis.pcall('HDEL', key, unpack(fields)) end
+end
+
+-- All places of a span.
+local ALL = false
+
 -- Frees those of `zeros` (places in the span from `first`) which are done: their consumer word is
 -- zero. Appends to `out`: segment u32, first u16, span u16, state bytes (255 where nothing was
 -- freed), locators.
 local function free_span(r, a, first, span, zeros, out)
   local call = redis.call
   local s = call('GETRANGE', a.key, a.st + first, a.st + first + span - 1)
-  local old, mask, new, freed = {byte(s, 1, span)}, {}, {}, 0
-  for i = 1, span do mask[i] = 255; new[i] = old[i] end
-  for i = 1, #zeros do
-    local z = zeros[i]
-    local b = old[z]
-    if b % 8 == 1 then
-      freed = freed + 1
-      mask[z] = b
-      new[z] = b - b % 16 + 4
-    end
-  end
-  if freed == 0 then return end
-  local l = call('GETRANGE', a.key, a.loc + 8 * first, a.loc + 8 * (first + span) - 1)
-  local stored, locators = nil, {}
-  for i = 1, span do
-    if mask[i] == 255 then
-      locators[i] = sub(l, 8 * i - 7, 8 * i)
-    else
-      locators[i] = NONE
-      if byte(l, 8 * i - 7) >= 9 then
-        local key = bucket(r, a.k, first + i - 1)
-        stored = stored or {}
-        stored[key] = stored[key] or {}
-        stored[key][#stored[key] + 1] = first + i - 1
+  local mask, states
+  if (zeros == ALL or #zeros == span) and s == rep('\1', span) then
+    mask, states = s, rep('\4', span)
+  else
+    local old, new, freed = {byte(s, 1, span)}, {byte(s, 1, span)}, {}
+    local some = false
+    for i = 1, span do freed[i] = 255 end
+    for i = 1, zeros == ALL and span or #zeros do
+      local z = zeros == ALL and i or zeros[i]
+      local b = old[z]
+      if b % 8 == 1 then
+        some = true
+        freed[z] = b
+        new[z] = b - b % 16 + 4
       end
     end
+    if not some then return end
+    mask, states = char(unpack(freed, 1, span)), char(unpack(new, 1, span))
   end
-  call('SETRANGE', a.key, a.st + first, char(unpack(new, 1, span)))
-  call('SETRANGE', a.key, a.loc + 8 * first, concat(locators))
-  -- A bucket of a wrong type holds nothing worth keeping.
-  for key, fields in pairs(stored or {}) do redis.pcall('HDEL', key, unpack(fields)) end
-  out[#out + 1] = pack('>I4I2I2', a.k, first, span) .. char(unpack(mask, 1, span)) .. l
+  local at = a.loc + 8 * first
+  local l = call('GETRANGE', a.key, at, at + 8 * span - 1)
+  call('SETRANGE', a.key, a.st + first, states)
+  local locators = rep(NONE, span)
+  if mask ~= s or states ~= rep('\4', span) then
+    local parts = {}
+    for i = 1, span do
+      parts[i] = byte(mask, i) == 255 and sub(l, 8 * i - 7, 8 * i) or NONE
+    end
+    locators = concat(parts)
+  end
+  call('SETRANGE', a.key, at, locators)
+  if a.records then drop_records(r, a, first, mask, l) end
+  out[#out + 1] = pack('>I4I2I2', a.k, first, span) .. mask .. l
 end
 
 -- Adds an edge between segments, `blocks` when its input is pending.
@@ -242,6 +264,14 @@ end
 local function check_ending(r)
   redis.call('XLEN', r.prefix .. 'e')
   redis.call('HLEN', r.prefix .. 'm')
+end
+
+-- From the first record on, freeing looks for them.
+local function note_records(a)
+  if not a.records then
+    a.records = true
+    redis.call('SETRANGE', a.key, 13, '\1')
+  end
 end
 
 local function define(name, flags, body)
