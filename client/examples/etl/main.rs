@@ -7,6 +7,8 @@
 //! cargo run --release --example etl
 //! ```
 //!
+//! With `--worker` the same program is a worker of a cluster, and with `--cluster` its client.
+//!
 //! This file is the whole program; what the tasks compute is in the modules beside it.
 
 #[cfg(test)]
@@ -21,54 +23,79 @@ mod tables;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use bolthole::{Client, Ctx, task};
 use clap::Parser as _;
 
-use flags::Flags;
+use flags::{Flags, hold};
 use flights::Day;
 use reference_db::Reference;
 use statistics::{Comparison, ExcessDelays, Window};
 
-fn load(path: &Path) -> Result<Day> {
+#[task]
+fn load(path: &Path, ctx: &Ctx) -> Result<Day> {
+    hold(ctx);
     Day::read(path)
 }
 
-fn load_reference(database: &Path) -> Result<Reference> {
+#[task]
+fn load_reference(database: &Path, ctx: &Ctx) -> Result<Reference> {
+    hold(ctx);
     Reference::read(database)
 }
 
-fn process(day: &Day, reference: &Reference) -> ExcessDelays {
+#[task]
+fn process(day: &Day, reference: &Reference, ctx: &Ctx) -> ExcessDelays {
+    hold(ctx);
     ExcessDelays::of(day, reference)
 }
 
-fn roll(a: &ExcessDelays, b: &ExcessDelays, c: &ExcessDelays) -> Window {
+#[task]
+fn roll(a: &ExcessDelays, b: &ExcessDelays, c: &ExcessDelays, ctx: &Ctx) -> Window {
+    hold(ctx);
     Window::over(a, b, c)
 }
 
-fn compare(x: &Window, y: &Window) -> Comparison {
+#[task]
+fn compare(x: &Window, y: &Window, ctx: &Ctx) -> Comparison {
+    hold(ctx);
     Comparison::of(x, y)
 }
 
-fn reduction(comparisons: &[Comparison]) -> Option<Comparison> {
+#[task]
+fn reduction(comparisons: &[Comparison], ctx: &Ctx) -> Option<Comparison> {
+    hold(ctx);
     Comparison::best(comparisons).cloned()
 }
 
 #[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
-fn main() -> Result<()> {
+#[tokio::main]
+async fn main() -> Result<()> {
     let flags = Flags::parse();
-    let data = std::path::absolute(&flags.data)?;
-    let files = flights::files(&data, flags.days)?;
-    let database = reference_db::build_if_missing(&data, &std::env::temp_dir())?;
+    if flags.worker {
+        flags::log();
+        let worker = bolthole::worker::from_env()?;
+        return Ok(flags.slots.into_iter().fold(worker, |w, s| w.slots(s)).run_async().await?);
+    }
+    let folder = std::path::absolute(&flags.data)?;
+    let files = flights::files(&folder, flags.days)?;
+    let database = reference_db::build_if_missing(&folder, &std::env::temp_dir())?;
 
-    let reference = load_reference(&database)?;
-    let days = files.iter().map(|file| load(file)).collect::<Result<Vec<_>>>()?;
-    let processed: Vec<_> = days.iter().map(|day| process(day, &reference)).collect();
-    let rolled: Vec<_> = processed.windows(3).map(|w| roll(&w[0], &w[1], &w[2])).collect();
+    let reference = load_reference::delayed(&database);
+    let days: Vec<_> = files.iter().map(load::delayed).collect();
+    let processed: Vec<_> = days.iter().map(|day| process::delayed(day, &reference)).collect();
+    let rolled: Vec<_> = processed.windows(3).map(|w| roll::delayed(&w[0], &w[1], &w[2])).collect();
     let compared: Vec<_> = pairs::draw(rolled.len(), flags.pairs, flags.seed)
         .into_iter()
-        .map(|(i, j)| compare(&rolled[i], &rolled[j]))
+        .map(|(i, j)| compare::delayed(&rolled[i], &rolled[j]))
         .collect();
-    let best = reduction(&compared).context("no pair of windows can be compared")?;
+    let best = reduction::delayed(compared);
 
-    println!("{best}");
+    let client = if flags.cluster { Client::from_env().await? } else { Client::embedded().await? };
+    let run = match flags.run {
+        Some(name) => client.run(name),
+        None => client.unnamed(),
+    };
+    let best = run.header(flags::HOLD, flags.hold.to_string()).compute(best).await?;
+    println!("{}", best.context("no pair of windows can be compared")?);
     Ok(())
 }
