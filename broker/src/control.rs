@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::id::RunId;
 use crate::wire::{Reader, WireError};
 
-const MAGIC: [u8; 4] = *b"BHX1";
+pub(crate) const MAGIC: [u8; 4] = *b"BHX1";
 const ENDED: u8 = 1;
 
 /// What workers are told.

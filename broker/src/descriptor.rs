@@ -17,7 +17,7 @@ use crate::limits;
 use crate::task::TaskClass;
 use crate::wire::{Reader, WireError, put_varint};
 
-const MAGIC: [u8; 4] = *b"BHD1";
+pub(crate) const MAGIC: [u8; 4] = *b"BHD1";
 /// Arguments of one call: a function with more is no interface.
 pub(crate) const ARGUMENTS_MAX: usize = 64;
 

@@ -1,4 +1,17 @@
 //! What a client and a worker of bolthole agree on. This crate knows neither of them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`state`] | the state machine: tasks, runs, what always holds |
+//! | [`run`] | every operation on a run, as values; what each of them does |
+//! | [`graph`] | from calls to segments |
+//! | [`task`], [`args`], [`descriptor`] | what is said of a task, of its arguments, of both |
+//! | [`locator`], [`parcel`], [`control`], [`wire`] | formats: results, messages, their parts |
+//! | [`id`], [`error`], [`limits`], [`clock`] | names, failures, bounds, time and randomness |
+//! | [`call`], [`registry`] | where a task's code and the worker meet |
+//! | [`queue`] | doorbells: RabbitMQ, or memory |
+//! | [`store`] | the truth: Redis, or memory |
+//! | [`handoff`] | the data port: results from worker to worker |
 
 #![cfg_attr(
     test,

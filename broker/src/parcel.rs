@@ -24,7 +24,7 @@ use crate::store::Epoch;
 use crate::task::TaskClass;
 use crate::wire::{Reader, WireError, put_bytes, put_varint};
 
-const MAGIC: [u8; 4] = *b"BHP1";
+pub(crate) const MAGIC: [u8; 4] = *b"BHP1";
 /// Bytes of an epoch: a Redis server's has 40.
 const EPOCH_BYTES_MAX: usize = 64;
 /// Bytes of a parcel beside its tasks and chunks: magic, run, epoch, three counts.

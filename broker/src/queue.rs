@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use amqp::Amqp;
+pub use amqp::{Amqp, Greeting, greeting};
 pub use delivery::{ConsumeOptions, DeadLetter, Delivery, Epoch, Event, Tag};
 pub use error::{ConnectError, PublishError, QueueError};
 pub use memory::{Memory, MemoryBroker};

@@ -22,7 +22,7 @@ mod memory;
 mod redis;
 
 pub use memory::Memory;
-pub use redis::Redis;
+pub use redis::{Functions, Redis, Survey, functions_version};
 
 /// One life of the store's data: another one after a restart, when its last second may be missing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,6 +2,19 @@
 //! and length-prefixed bytes. The reader trusts nothing: every length is checked against what is
 //! there before anything is taken or allocated.
 
+/// The formats that processes of one cluster must agree on, each with its version: what it is
+/// called for people, and what its bytes begin with.
+pub fn formats() -> [(&'static str, String); 5] {
+    let magic = |bytes: [u8; 4]| String::from_utf8_lossy(&bytes).into_owned();
+    [
+        ("parcel", magic(crate::parcel::MAGIC)),
+        ("control message", magic(crate::control::MAGIC)),
+        ("descriptors", magic(crate::descriptor::MAGIC)),
+        ("data port", crate::handoff::frame::VERSION.to_string()),
+        ("functions in Redis", crate::store::functions_version()),
+    ]
+}
+
 /// Bytes that are not what their format says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {

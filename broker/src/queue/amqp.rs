@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! amqp/endpoint.rs      the URL, one attempt to connect, and the explanation when it fails
+//! amqp/greeting.rs      what a broker says of itself
 //! amqp/link.rs          one connection kept up: a loop of sessions
 //! amqp/topology.rs      what is declared
 //! amqp/publisher.rs     publish and confirm, over the first connection
@@ -16,6 +17,7 @@
 mod admin;
 mod consumer;
 mod endpoint;
+mod greeting;
 mod link;
 mod publisher;
 mod settle;
@@ -39,6 +41,7 @@ use super::names::{Names, Route, delay_class};
 use crate::limits::CONNECT_DEADLINE;
 pub(super) use consumer::AmqpConsumer;
 use endpoint::Endpoint;
+pub use greeting::{Greeting, greeting};
 use link::{Link, LinkSettings};
 use publisher::{Publisher, Target};
 pub(super) use settle::AmqpSettler;

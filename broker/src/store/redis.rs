@@ -4,7 +4,7 @@
 //!   `prelude.lua` with the layout of what is stored.
 //! - `encode`, `decode`: packed arguments and replies.
 //! - `lanes`: connections, deadlines, repeating.
-//! - `connect`: what a server must be like.
+//! - `connect`, `survey`: what a server must be like, and what one is like.
 //! - `runs`, `tasks`, `events`, `workers`: the operations.
 
 use bytes::Bytes;
@@ -22,11 +22,13 @@ mod keys;
 mod lanes;
 mod library;
 mod runs;
+mod survey;
 mod tasks;
 mod workers;
 
 use keys::Keys;
 use library::Function;
+pub use survey::{Functions, Survey, functions_version};
 
 /// The store in a Redis server. Clones share their connections.
 #[derive(Debug, Clone)]

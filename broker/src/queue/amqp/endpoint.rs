@@ -75,6 +75,16 @@ impl Endpoint {
         &self.server
     }
 
+    /// With or without TLS.
+    pub(super) fn scheme(&self) -> AMQPScheme {
+        self.uri.scheme.clone()
+    }
+
+    /// Host and port, to connect to.
+    pub(super) fn address(&self) -> (&str, u16) {
+        (&self.uri.authority.host, self.uri.authority.port)
+    }
+
     /// One attempt to connect, within [`CONNECT_DEADLINE`]. The name is shown on the broker.
     pub(super) async fn connect(&self, name: &str) -> Result<Connection, ConnectError> {
         install_crypto();
@@ -106,8 +116,7 @@ impl Endpoint {
         }
         // The library reports all that a socket can do as one kind; a second look tells whether
         // anything listens at all.
-        let authority = &self.uri.authority;
-        let probe = TcpStream::connect((authority.host.as_str(), authority.port));
+        let probe = TcpStream::connect(self.address());
         match timeout(PROBE_DEADLINE, probe).await {
             Ok(Err(refused)) => ConnectError::Unreachable { server, reason: refused.to_string() },
             Err(_) => ConnectError::Unreachable { server, reason: "it does not answer".into() },

@@ -21,6 +21,16 @@ impl Redis {
     /// [`Error::Denied`] when user or password is wrong or a right is missing,
     /// [`Error::Unsuitable`] when the URL is none, or the server is too old or may evict keys.
     pub async fn connect(url: &str, namespace: &str) -> Result<Self, Error> {
+        let store = Self::at(url, namespace)?;
+        let deadline = Instant::now() + limits::CONNECT_DEADLINE / 2;
+        let info = store.info(deadline).await?;
+        store.check(&info)?;
+        store.lanes.ensure_library(deadline).await?;
+        Ok(store)
+    }
+
+    /// The store at `url`, to which nothing is connected yet.
+    pub(super) fn at(url: &str, namespace: &str) -> Result<Self, Error> {
         // Only one part of a process can choose; who came first has chosen the same or knows why.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let info = url.into_connection_info().map_err(|error| Error::Unsuitable {
@@ -28,13 +38,13 @@ impl Redis {
             reason: format!("{error}; write redis://user:password@host:port/0"),
         })?;
         let lanes = Lanes::new(&info, info.addr().to_string())?;
-        let store = Self { lanes: Arc::new(lanes), keys: Keys::new(namespace) };
-        let deadline = Instant::now() + limits::CONNECT_DEADLINE / 2;
-        let command = redis::cmd("INFO");
-        let info = bytes(store.lanes.ask_by(&0, &command, deadline).await?)?;
-        store.check(&String::from_utf8_lossy(&info))?;
-        store.lanes.ensure_library(deadline).await?;
-        Ok(store)
+        Ok(Self { lanes: Arc::new(lanes), keys: Keys::new(namespace) })
+    }
+
+    /// What the server says of itself.
+    pub(super) async fn info(&self, deadline: Instant) -> Result<String, Error> {
+        let info = bytes(self.lanes.ask_by(&0, &redis::cmd("INFO"), deadline).await?)?;
+        Ok(String::from_utf8_lossy(&info).into_owned())
     }
 
     /// `host:port` of the server.
@@ -72,6 +82,7 @@ impl Redis {
     }
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+/// A line of `INFO`.
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }

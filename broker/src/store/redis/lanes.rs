@@ -270,11 +270,16 @@ impl Lanes {
         }
     }
 
-    /// Loads the library unless the server has this very text.
-    pub(super) async fn ensure_library(&self, deadline: Instant) -> Result<(), Error> {
+    /// What the server has under the library's name, with its text.
+    pub(super) async fn library(&self, deadline: Instant) -> Result<Value, Error> {
         let mut list = redis::cmd("FUNCTION");
         list.arg("LIST").arg("LIBRARYNAME").arg(library::NAME).arg("WITHCODE");
-        let found = self.ask_by(&0, &list, deadline).await?;
+        self.ask_by(&0, &list, deadline).await
+    }
+
+    /// Loads the library unless the server has this very text.
+    pub(super) async fn ensure_library(&self, deadline: Instant) -> Result<(), Error> {
+        let found = self.library(deadline).await?;
         if !holds(&found, library::CODE.as_bytes()) {
             let mut load = redis::cmd("FUNCTION");
             load.arg("LOAD").arg("REPLACE").arg(library::CODE);
@@ -343,7 +348,7 @@ fn lane_of(key: &impl Hash) -> usize {
 }
 
 /// Whether a reply contains this string.
-fn holds(value: &Value, text: &[u8]) -> bool {
+pub(super) fn holds(value: &Value, text: &[u8]) -> bool {
     match value {
         Value::BulkString(bytes) => bytes == text,
         Value::Array(values) => values.iter().any(|value| holds(value, text)),
