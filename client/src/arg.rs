@@ -29,6 +29,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::blob::Blob;
+use crate::blocking;
 use crate::delayed::{CallNode, Delayed, Extras};
 use crate::handle::Handle;
 
@@ -170,6 +171,12 @@ impl<T> Reference for Handle<T> {
             earlier.push(id);
         }
         Arg::Input(u32::MAX - u32::try_from(place).unwrap_or(u32::MAX / 4))
+    }
+}
+
+impl<T> Reference for blocking::Handle<T> {
+    fn refer(&self, call: &mut Encoder) -> Arg {
+        self.as_async().refer(call)
     }
 }
 

@@ -193,6 +193,12 @@ impl Client {
         self.look_at(id, None)
     }
 
+    /// Returns when what was submitted to runs that are no longer in use is staged, and those runs
+    /// are closed. To be awaited before the runtime ends, by a program that waits for no results.
+    pub async fn settled(&self) {
+        self.core.settled().await;
+    }
+
     /// The ids of all runs that the store has, oldest first, whoever submitted them.
     pub async fn runs(&self) -> Result<Vec<RunId>> {
         self.core.persist_in(|| self.core.store.runs()).await

@@ -9,6 +9,7 @@ use futures_util::Stream;
 use futures_util::future::select_all;
 use serde::de::DeserializeOwned;
 
+use crate::core::Core;
 use crate::error::Result;
 use crate::handle::{Handle, decode};
 use crate::run::RunInner;
@@ -52,6 +53,13 @@ impl<T> AsCompleted<T> {
             runs.extend(OfRun::new(of_run));
         }
         Self { runs, ready: VecDeque::new() }
+    }
+}
+
+impl<T> AsCompleted<T> {
+    /// The client, unless there is no handle.
+    pub(crate) fn core(&self) -> Option<Arc<Core>> {
+        self.runs.first().map(|run| Arc::clone(&run.run.core))
     }
 }
 

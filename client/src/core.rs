@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bolthole_broker::clock;
@@ -18,7 +18,9 @@ use bolthole_broker::queue::Queue;
 use bolthole_broker::run::{OutboxId, TaskStatus};
 use bolthole_broker::store::{self, Epoch, Store};
 use bolthole_broker::task::TaskClass;
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
 
 use crate::error::Result;
 use crate::fetch::gone;
@@ -38,6 +40,11 @@ pub(crate) struct Core {
     incarnation: Incarnation,
     commits: AtomicU64,
     epoch: Mutex<(Epoch, Instant)>,
+    /// Writers that nobody uses any more and that have not finished: a program that ends should
+    /// let them.
+    pub(crate) leaving: TaskTracker,
+    /// The runtime itself, when it is this client's own.
+    own_runtime: OnceLock<OwnRuntime>,
     /// Runs that take calls, for graphs that use handles of theirs.
     open: Mutex<HashMap<RunId, Weak<RunInner>>>,
 }
@@ -66,8 +73,22 @@ impl Core {
             incarnation: clock::new_incarnation(),
             commits: AtomicU64::new(0),
             epoch: Mutex::new((epoch, Instant::now())),
+            leaving: TaskTracker::new(),
+            own_runtime: OnceLock::new(),
             open: Mutex::default(),
         }))
+    }
+
+    /// Keeps a runtime for as long as anyone uses the client.
+    pub(crate) fn own(&self, runtime: OwnRuntime) {
+        // There is none yet: a client is made once.
+        let _ = self.own_runtime.set(runtime);
+    }
+
+    /// Returns when what was left behind by dropped runs and handles is staged, unpinned, closed.
+    pub(crate) async fn settled(&self) {
+        self.leaving.close();
+        self.leaving.wait().await;
     }
 
     /// The life of the store's data, as it was at most [`limits::EPOCH_AGE_MAX`] ago.
@@ -150,6 +171,17 @@ impl Core {
 
     fn runs(&self) -> MutexGuard<'_, HashMap<RunId, Weak<RunInner>>> {
         lock(&self.open)
+    }
+}
+
+/// A runtime that stops without waiting when it is dropped, wherever that is.
+pub(crate) struct OwnRuntime(pub(crate) Option<Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`arg`], [`blob`], [`handle`] | what may be an argument of a call |
 //! | [`capture`] | from calls to a graph |
 //! | [`client`], [`run`], [`compute`] | where graphs are computed |
+//! | [`blocking`] | the same without an async runtime |
 //! | [`submit`], [`submission`] | where calls may be submitted one by one |
 //! | [`outputs`], [`gather`], [`completed`] | results: one, many, as they come |
 //! | [`embedded`], [`worker`] | a cluster in this process; this program as a worker |
@@ -22,6 +23,7 @@
 pub mod __private;
 pub mod arg;
 pub mod blob;
+pub mod blocking;
 pub mod capture;
 pub mod client;
 pub mod completed;
@@ -37,6 +39,7 @@ pub mod handle;
 mod local;
 pub mod options;
 pub mod outputs;
+mod progress;
 pub mod run;
 mod stage;
 #[cfg(feature = "worker")]

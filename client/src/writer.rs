@@ -20,6 +20,7 @@ use bolthole_broker::task::TaskClass;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::core::{Core, lock};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,8 +56,8 @@ struct State {
     unpin: Vec<TaskId>,
     unpin_since: Option<Instant>,
     phase: Phase,
-    /// Nobody has a handle of the run any more.
-    left: bool,
+    /// Nobody has a handle of the run any more; the token says so to who waits for such writers.
+    left: Option<TaskTrackerToken>,
     failure: Option<Error>,
 }
 
@@ -135,7 +136,7 @@ impl Writer {
             unpin: Vec::new(),
             unpin_since: None,
             phase: Phase::Open,
-            left: false,
+            left: None,
             failure: None,
         };
         let writer = Arc::new(Self {
@@ -223,7 +224,7 @@ impl Writer {
     /// Closes, and lets the keeper go when all is done: no handle will come back.
     pub(crate) fn leave(&self) {
         self.begin_close();
-        self.state().left = true;
+        self.state().left = Some(self.core.leaving.token());
         self.work.notify_one();
         self.urgent.notify_one();
     }

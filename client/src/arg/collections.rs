@@ -4,6 +4,7 @@ use bolthole_broker::args::Arg;
 
 use super::{Encoder, IntoArg, Reference, nil};
 use crate::blob::Blob;
+use crate::blocking;
 use crate::delayed::Delayed;
 use crate::handle::Handle;
 
@@ -78,5 +79,6 @@ macro_rules! references_of_references {
     )*};
 }
 
-references_of_references!(Delayed<T>, Handle<T>, Blob<T>);
+references_of_references!(Delayed<T>, Handle<T>, Blob<T>, blocking::Handle<T>);
 references!(Delayed<T>, &Delayed<T>, Handle<T>, &Handle<T>, Blob<T>, &Blob<T>);
+references!(blocking::Handle<T>, &blocking::Handle<T>);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Encoder, IntoArg};
 use crate::blob::Blob;
+use crate::blocking;
 use crate::delayed::Delayed;
 use crate::handle::Handle;
 
@@ -64,6 +65,8 @@ differing! {
     [T] &Delayed<T> => T;
     [T] Handle<T> => T;
     [T] &Handle<T> => T;
+    [T] blocking::Handle<T> => T;
+    [T] &blocking::Handle<T> => T;
     [T] Blob<T> => T;
     [T] &Blob<T> => T;
     [T: Serialize] &T => T;

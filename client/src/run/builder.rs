@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::{Outputs, Results, Tasks, captured};
+use crate::progress::Progress;
 use crate::watch::Watch;
 use crate::writer::{Entry, Writer, check_queues};
 
@@ -29,6 +30,8 @@ pub struct RunBuilder {
     header: Header,
     policy: FailurePolicy,
     retention: Option<Duration>,
+    /// Whether waiting for results shows how the run gets on.
+    progress: bool,
 }
 
 /// A planned graph that the store has taken.
@@ -42,7 +45,17 @@ struct Accepted {
 impl RunBuilder {
     pub(crate) fn new(client: &Client, name: Option<String>) -> Self {
         let (header, policy) = (Header::new(), FailurePolicy::default());
-        Self { client: client.clone(), name, header, policy, retention: None }
+        Self { client: client.clone(), name, header, policy, retention: None, progress: false }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        self.client.core()
+    }
+
+    /// Whether waiting for results shows how the run gets on.
+    pub(crate) fn progress(mut self, progress: bool) -> Self {
+        self.progress = progress;
+        self
     }
 
     /// A value that travels with the run: tasks read it from their `Ctx`.
@@ -103,8 +116,11 @@ impl RunBuilder {
             return within(&core, run)?.compute_captured(graph, &outputs).await;
         }
         let unnamed = self.name.is_none();
+        let progress = self.progress;
         let (accepted, run) = self.accept(graph, true).await?;
+        let shown = Progress::start(&run, progress);
         let results = run.values(&accepted.outputs).await;
+        shown.finish().await;
         let values = outputs.values(&mut Results::new(&accepted.outputs, results));
         if unnamed {
             Run::of(run).forget().await?;

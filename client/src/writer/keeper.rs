@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bolthole_broker::id::RunId;
 use bolthole_broker::limits::{
     CLIENT_RENEW, COALESCE_MAX, REREAD_AFTER, UNFINISHED_TASKS_MAX, UNPIN_DELAY, UNPIN_TASKS_MAX,
 };
@@ -11,6 +12,7 @@ use bolthole_broker::store::{EventCursor, Store};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Phase, Work, Writer};
+use crate::core::Core;
 use crate::error::Result;
 
 /// The pause after the first of several segments in a row; doubled with each.
@@ -28,6 +30,12 @@ impl Writer {
         if self.unnamed {
             let store = self.core.store.clone();
             let (run, core) = (self.run, Arc::downgrade(&self.core));
+            // Mostly it has ended by now, and a program about to end waits for this.
+            let status = store.status(run).await;
+            if status.is_ok_and(|status| status.is_some_and(|status| !status.state.is_running())) {
+                purge(&store, run).await;
+                return;
+            }
             drop(self);
             purge_ended(store, run, &core).await;
         }
@@ -73,7 +81,7 @@ impl Writer {
     /// Whether nothing more will come.
     fn is_left(&self) -> bool {
         let state = self.state();
-        state.left && state.phase == Phase::Closed
+        state.left.is_some() && state.phase == Phase::Closed
     }
 
     /// Lets more come together: between the segments of a busy stream, and before unpinning.
@@ -137,22 +145,21 @@ impl Writer {
     }
 }
 
+async fn purge(store: &Store, run: RunId) {
+    if let Err(error) = store.purge(run).await {
+        tracing::debug!(%run, %error, "the run is left to be deleted by its retention");
+    }
+}
+
 /// Deletes an unnamed run when it has ended, as long as its client is there. Later, the time that
 /// it is kept for runs out.
-async fn purge_ended(
-    store: Store,
-    run: bolthole_broker::id::RunId,
-    core: &Weak<crate::core::Core>,
-) {
+async fn purge_ended(store: Store, run: RunId, core: &Weak<Core>) {
     let mut cursor = EventCursor::default();
     while core.strong_count() > 0 {
         match timeout(2 * REREAD_AFTER, store.events(run, &cursor, REREAD_AFTER)).await {
             Ok(Ok(events)) if events.run.is_none() => return,
             Ok(Ok(events)) if !events.run.is_some_and(RunState::is_running) => {
-                if let Err(error) = store.purge(run).await {
-                    tracing::debug!(%run, %error, "the run is left to be deleted by its retention");
-                }
-                return;
+                return purge(&store, run).await;
             }
             Ok(Ok(events)) => cursor = events.cursor,
             Ok(Err(error)) if !error.is_retryable() => return,
