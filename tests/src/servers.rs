@@ -66,6 +66,19 @@ pub fn shared() -> &'static Pair {
     })
 }
 
+/// A Redis that all tests of this process share, for those that need no RabbitMQ.
+///
+/// # Panics
+/// When the server does not come up.
+pub fn shared_redis() -> &'static RedisServer {
+    static REDIS: OnceLock<RedisServer> = OnceLock::new();
+    let options = RedisOptions { append_only: true, ..Default::default() };
+    REDIS.get_or_init(|| match RedisServer::start(&options) {
+        Ok(server) => server,
+        Err(error) => panic!("no Redis for the tests: {error:#}"),
+    })
+}
+
 /// A namespace no other test has: one letter and 16 hexadecimal digits.
 pub fn namespace() -> String {
     format!("t{}", random_hex(8))

@@ -1,12 +1,62 @@
-//! The store: the conformance suite in memory and on Redis, and what only one has.
+//! The store: the conformance suite in memory and on Redis.
 
 use bolthole_broker::store::{Memory, Redis, Store};
 use bolthole_tests::conformance::store::world::World;
+use bolthole_tests::conformance::store::{runs, tasks};
 use bolthole_tests::servers::{self, RedisOptions, RedisServer};
 use proptest::prelude::*;
 
 /// Histories of the comparison with the specification.
 const HISTORIES: u32 = 96;
+
+async fn redis() -> anyhow::Result<Store> {
+    let url = servers::shared_redis().url();
+    Ok(Store::Redis(Redis::connect(&url, &servers::namespace()).await?))
+}
+
+macro_rules! conformance {
+    ($($module:ident::$test:ident),+ $(,)?) => {
+        mod memory {
+            use super::*;
+
+            $(#[tokio::test]
+            async fn $test() -> anyhow::Result<()> {
+                $module::$test(&Store::Memory(Memory::new())).await
+            })+
+        }
+
+        mod redis {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() -> anyhow::Result<()> {
+                $module::$test(&super::redis().await?).await
+            })+
+        }
+    };
+}
+
+conformance!(
+    runs::names,
+    runs::purged_is_unknown,
+    runs::ends_once,
+    runs::overdue,
+    runs::events_wake,
+    runs::blobs,
+    runs::workers,
+    runs::locks,
+    runs::failures,
+    runs::repeated_commits,
+    tasks::refusals,
+    tasks::staged_again,
+    tasks::slices,
+    tasks::leases,
+    tasks::retries,
+    tasks::lost_results,
+    tasks::pins,
+    tasks::spawned,
+    tasks::largest,
+);
 
 #[test]
 fn redis_does_what_the_specification_says() {

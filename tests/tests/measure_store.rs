@@ -1,6 +1,8 @@
 //! What a commit costs the Redis server, by its own count: run with
 //! `cargo test --release -p bolthole-tests --test measure_store -- --ignored --nocapture`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 

@@ -1,5 +1,9 @@
 //! What every store does, whatever it is made of.
 //!
+//! - [`runs`], [`tasks`]: one property a function, on `sample` runs.
 //! - [`world`]: random histories in two stores at once.
 
+pub mod runs;
+pub mod sample;
+pub mod tasks;
 pub mod world;

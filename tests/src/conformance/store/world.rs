@@ -16,7 +16,7 @@ use bolthole_broker::state::{FailurePolicy, PINNED, TaskState};
 use bolthole_broker::store::{EventCursor, Store};
 use bytes::Bytes;
 
-/// SplitMix64: small, and the same on every machine.
+/// `SplitMix64`: small, and the same on every machine.
 #[derive(Debug, Clone)]
 pub struct Draw(u64);
 

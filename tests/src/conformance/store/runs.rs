@@ -1,0 +1,240 @@
+//! Runs: opening, finding, ending, deleting; blobs, workers and locks.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use bolthole_broker::clock;
+use bolthole_broker::limits;
+use bolthole_broker::run::{Committed, End, Opened, Reason, Refused};
+use bolthole_broker::state::RunState;
+use bolthole_broker::store::{Error, EventCursor, Store, WorkerRecord};
+use bytes::Bytes;
+
+use super::sample::{Sample, done, open, task};
+
+/// A name stands for one run: the same content attaches, other content conflicts, and a purged
+/// run's name is free again.
+pub async fn names(store: &Store) -> anyhow::Result<()> {
+    let name = format!("nightly {}", clock::new_run_id());
+    let (first, second, third) = (clock::new_run_id(), clock::new_run_id(), clock::new_run_id());
+    let mut words = open();
+    words.name = Some(name.clone());
+    ensure!(store.find(&name).await?.is_none());
+    ensure!(store.open(first, &words).await? == Opened::Created);
+    ensure!(store.open(first, &words).await? == Opened::Attached(first));
+    ensure!(store.open(second, &words).await? == Opened::Attached(first));
+    let mut other = words.clone();
+    other.digest = [9; 32];
+    ensure!(store.open(third, &other).await? == Opened::Conflict(first));
+    ensure!(store.find(&name).await? == Some(first));
+    let runs = store.runs().await?;
+    ensure!(runs.contains(&first) && !runs.contains(&second) && !runs.contains(&third));
+    let status = store.status(first).await?.context("no status")?;
+    ensure!(status.name.as_deref() == Some(&name) && status.header == words.header);
+    store.purge(first).await?;
+    ensure!(store.find(&name).await?.is_none());
+    ensure!(store.open(third, &other).await? == Opened::Created);
+    store.purge(third).await?;
+    Ok(())
+}
+
+/// After a purge every operation says that there is no such run, and purging again is harmless.
+pub async fn purged_is_unknown(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let run = sample.run;
+    store.put_blob(run, [1; 32], Bytes::from_static(b"blob")).await?;
+    store.purge(run).await?;
+    store.purge(run).await?;
+    ensure!(store.status(run).await?.is_none());
+    ensure!(!store.runs().await?.contains(&run));
+    ensure!(store.close(run).await?.is_none() && store.keep_alive(run).await?.is_none());
+    ensure!(store.cancel(run, "late").await?.is_none());
+    let reply = store.commit(run, &sample.finish(&[0])).await?;
+    ensure!(reply == Committed::NotRunning(None), "{reply:?}");
+    let staged = store.stage(run, &sample.stage).await;
+    ensure!(matches!(staged, Err(Error::Refused(Refused::Unknown))), "{staged:?}");
+    ensure!(store.inspect(run, &[task(0)]).await? == [None]);
+    ensure!(store.chunks(run, &[(0, 0)]).await? == [None]);
+    ensure!(store.states(run, 0).await?.is_none() && store.blob(run, [1; 32]).await?.is_none());
+    let events = store.events(run, &EventCursor::default(), Duration::from_secs(60)).await?;
+    ensure!(events.run.is_none() && events.finished.is_empty());
+    Ok(())
+}
+
+/// A run ends once: with its last task when it is closed, or when it is cancelled.
+pub async fn ends_once(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    store.commit(sample.run, &sample.finish(&[0])).await?;
+    ensure!(store.close(sample.run).await? == Some(RunState::Closed));
+    let reply = store.commit(sample.run, &sample.finish(&[1])).await?;
+    ensure!(matches!(reply, Committed::Written { run: RunState::Done, .. }), "{reply:?}");
+    ensure!(store.cancel(sample.run, "late").await? == Some(RunState::Done));
+    ensure!(store.close(sample.run).await? == Some(RunState::Done));
+    let again = store.commit(sample.run, &sample.finish(&[1])).await?;
+    ensure!(again == Committed::NotRunning(Some(RunState::Done)), "{again:?}");
+    store.purge(sample.run).await?;
+
+    let sample = Sample::chain(store, 2).await?;
+    ensure!(store.cancel(sample.run, "because").await? == Some(RunState::Cancelled));
+    let status = store.status(sample.run).await?.context("no status")?;
+    ensure!(status.reason == Some(Reason::Cancelled("because".to_owned())), "{status:?}");
+    ensure!(store.outbox(sample.run).await?.is_empty());
+    store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// A silent client's open run and an ended run past its retention are overdue, others are not.
+pub async fn overdue(store: &Store) -> anyhow::Result<()> {
+    let (silent, kept, expired) = (clock::new_run_id(), clock::new_run_id(), clock::new_run_id());
+    let mut words = open();
+    words.client_lease_ms = 0;
+    store.open(silent, &words).await?;
+    store.open(kept, &open()).await?;
+    words = open();
+    words.retention_ms = 0;
+    store.open(expired, &words).await?;
+    store.close(expired).await?;
+    let found = store.overdue().await?;
+    ensure!(found.contains(&silent) && found.contains(&expired), "{found:?}");
+    ensure!(!found.contains(&kept), "{found:?}");
+    for run in [silent, kept, expired] {
+        store.purge(run).await?;
+    }
+    Ok(())
+}
+
+/// Whoever waits for events is woken by a pinned task's end, by the run's end, and by patience.
+pub async fn events_wake(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let start = EventCursor::default();
+    let long = Duration::from_secs(60);
+    let nothing = store.events(sample.run, &start, Duration::from_millis(1)).await?;
+    ensure!(nothing.finished.is_empty() && nothing.run == Some(RunState::Open));
+    let finish = async {
+        store.commit(sample.run, &sample.finish(&[0, 1])).await?;
+        store.commit(sample.run, &sample.finish(&[2])).await
+    };
+    let (events, reply) = tokio::join!(store.events(sample.run, &start, long), finish);
+    let (events, _) = (events?, reply?);
+    // Only the last task of the chain is pinned.
+    let tasks: Vec<_> = events.finished.iter().map(|event| event.task).collect();
+    ensure!(tasks == [task(2)] && !events.gap, "{events:?}");
+    ensure!(events.finished[0].locator.value().as_deref() == Some(&b"v"[..]));
+    let close = store.close(sample.run);
+    let (end, state) = tokio::join!(store.events(sample.run, &events.cursor, long), close);
+    ensure!(state? == Some(RunState::Done));
+    let end = end?;
+    ensure!(end.finished.is_empty() && end.run == Some(RunState::Done), "{end:?}");
+    store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// Blobs are stored whole, under a run that is there.
+pub async fn blobs(store: &Store) -> anyhow::Result<()> {
+    let run = clock::new_run_id();
+    let large: Bytes = (0..3_000_001_u32).map(|number| number.to_be_bytes()[3]).collect();
+    let refused = store.put_blob(run, [1; 32], large.clone()).await;
+    ensure!(matches!(refused, Err(Error::Refused(Refused::Unknown))), "{refused:?}");
+    store.open(run, &open()).await?;
+    for _ in 0..2 {
+        store.put_blob(run, [1; 32], large.clone()).await?;
+    }
+    store.put_blob(run, [2; 32], Bytes::new()).await?;
+    ensure!(store.blob(run, [1; 32]).await? == Some(large));
+    ensure!(store.blob(run, [2; 32]).await?.is_some_and(|bytes| bytes.is_empty()));
+    ensure!(store.blob(run, [3; 32]).await?.is_none());
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// Workers have indexes of their own and records that can be renewed and deleted.
+pub async fn workers(store: &Store) -> anyhow::Result<()> {
+    let mut record = WorkerRecord {
+        incarnation: clock::new_incarnation(),
+        address: "127.0.0.1:1".to_owned(),
+        slots: 2,
+        queues: vec!["default".to_owned()],
+        in_flight: vec![],
+        held_bytes: 0,
+        tasks: vec![],
+    };
+    let first = store.join(&record).await?;
+    let second = store.join(&record).await?;
+    ensure!(first != second);
+    record.held_bytes = 7;
+    ensure!(store.beat(first, &record).await?);
+    ensure!(store.worker(first).await?.as_ref() == Some(&record));
+    let all = store.workers().await?;
+    ensure!(all.iter().filter(|(index, _)| [first, second].contains(index)).count() == 2);
+    store.leave(first).await?;
+    ensure!(store.worker(first).await?.is_none());
+    ensure!(!store.beat(first, &record).await?, "its record had gone");
+    for index in [first, second] {
+        store.leave(index).await?;
+    }
+    let all = store.workers().await?;
+    ensure!(!all.iter().any(|(index, _)| [first, second].contains(index)));
+    ensure!(limits::WORKER_RENEW < limits::WORKER_LEASE);
+    Ok(())
+}
+
+/// One looks after a run at a time.
+pub async fn locks(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 1).await?;
+    let (mine, yours) = (clock::new_incarnation(), clock::new_incarnation());
+    let long = Duration::from_secs(600);
+    ensure!(store.lock(sample.run, mine, long).await?);
+    ensure!(store.lock(sample.run, mine, long).await?);
+    ensure!(!store.lock(sample.run, yours, long).await?);
+    store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// A failed task ends a run that fails fast; otherwise its dependents go on to be skipped.
+pub async fn failures(store: &Store) -> anyhow::Result<()> {
+    let error = Bytes::from_static(b"why");
+    let failed = End::Failed { error: error.clone() };
+    let sample = Sample::chain(store, 2).await?;
+    let reply = store.commit(sample.run, &sample.commit(&[(0, failed.clone())], 1)).await?;
+    let Committed::Written { ready, run, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.is_empty() && run == RunState::Failed);
+    let status = store.status(sample.run).await?.context("no status")?;
+    ensure!(status.reason == Some(Reason::Task(task(0))) && status.failed == 1);
+    store.purge(sample.run).await?;
+
+    let sample = Sample::tolerant_chain(store, 2).await?;
+    let reply = store.commit(sample.run, &sample.commit(&[(0, failed)], 1)).await?;
+    let Committed::Written { ready, run, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && ready[0].task == task(1) && run == RunState::Open);
+    let stored = store.inspect(sample.run, &[task(0)]).await?;
+    ensure!(stored[0].as_ref().and_then(|status| status.record.clone()) == Some(error));
+    let skipped = sample.commit(&[(1, End::Skipped { cause: task(0) })], 2);
+    store.commit(sample.run, &skipped).await?;
+    ensure!(store.close(sample.run).await? == Some(RunState::Failed));
+    store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// A commit that was answered and is repeated answers the same; one of finished tasks writes
+/// nothing.
+pub async fn repeated_commits(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let commit = sample.commit(&[(0, done())], 1);
+    let first = store.commit(sample.run, &commit).await?;
+    let again = store.commit(sample.run, &commit).await?;
+    ensure!(first == again, "{first:?} {again:?}");
+    let mut twin = sample.commit(&[(0, done()), (1, done())], 2);
+    twin.outbox.owner = clock::new_incarnation();
+    let reply = store.commit(sample.run, &twin).await?;
+    let Committed::Superseded(standing) = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(standing.len() == 2 && standing[0].1.value().as_deref() == Some(&b"v"[..]));
+    let status = store.status(sample.run).await?.context("no status")?;
+    ensure!(status.finished == 1, "all or nothing");
+    let entries = store.outbox(sample.run).await?;
+    ensure!(entries.len() == 1 && entries[0].0 == commit.outbox);
+    ensure!(!store.settle(sample.run, commit.outbox, &[]).await?);
+    ensure!(store.settle(sample.run, commit.outbox, &entries[0].1).await?);
+    ensure!(store.outbox(sample.run).await?.is_empty());
+    store.purge(sample.run).await?;
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! Tasks: staging, leases, retries, lost results, effects, tasks that submit tasks. The numbers in
+//! names are of histories that broke earlier drafts of the protocol.
+
+use anyhow::{Context as _, ensure};
+use bolthole_broker::clock;
+use bolthole_broker::id::TaskId;
+use bolthole_broker::run::{
+    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Retried,
+    Retry, Stage,
+};
+use bolthole_broker::state::{RunState, TaskState};
+use bolthole_broker::store::{Error, Store};
+use bytes::Bytes;
+
+use super::sample::{DIGEST, Sample, activate, done, open, task};
+
+fn is_refused<T: std::fmt::Debug>(reply: &Result<T, Error>, as_what: &str) -> bool {
+    let Err(Error::Refused(refused)) = reply else { return false };
+    format!("{refused:?}").starts_with(as_what)
+}
+
+/// Malformed, foreign and late segments are refused, and leave nothing.
+pub async fn refusals(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let run = sample.run;
+    let good = Stage { segment: 1, ..sample.stage.clone() };
+    let short = Stage { consumers: vec![0; 2], ..good.clone() };
+    ensure!(is_refused(&store.stage(run, &short).await, "Malformed"));
+    let bare = Stage { chunks: vec![], ..good.clone() };
+    ensure!(is_refused(&store.stage(run, &bare).await, "Malformed"));
+    let foreign = Stage { digest: [9; 16], ..sample.stage.clone() };
+    ensure!(is_refused(&store.stage(run, &foreign).await, "Conflict"));
+    let unstaged = Activate { segment: 1, ..activate() };
+    ensure!(is_refused(&store.activate(run, &unstaged).await, "Malformed"));
+    store.stage(run, &good).await?;
+    let forged = [(TaskId::new(1, 0), 1), (task(9), 0), (TaskId::new(7, 0), 0)];
+    for edge in forged {
+        let activate = Activate { segment: 1, edges: vec![edge], ..activate() };
+        ensure!(is_refused(&store.activate(run, &activate).await, "Malformed"), "{edge:?}");
+    }
+    ensure!(store.segments(run).await? == [0]);
+    ensure!(store.inspect(run, &[TaskId::new(1, 0), task(3)]).await? == [None, None]);
+    store.close(run).await?;
+    let late = store.activate(run, &unstaged).await;
+    ensure!(matches!(late, Err(Error::Refused(Refused::NotOpen(RunState::Closed)))), "{late:?}");
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// 1: columns that are written again after activation change nothing.
+pub async fn staged_again(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let reply = store.commit(sample.run, &sample.finish(&[0])).await?;
+    ensure!(matches!(reply, Committed::Written { .. }));
+    store.stage(sample.run, &sample.stage).await?;
+    ensure!(store.activate(sample.run, &activate()).await? == Activated::Already);
+    let ready = store.ready(sample.run, 0).await?;
+    ensure!(ready.len() == 1 && ready[0].task == task(1), "{ready:?}");
+    ensure!(
+        store.chunks(sample.run, &[(0, 0), (0, 1)]).await?[0].as_deref() == Some(&b"chunk"[..])
+    );
+    store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// 9: an input that finishes between two slices of a segment's edges releases nothing early, and
+/// nothing late. 8: when it is lost in between, it blocks what it had satisfied.
+pub async fn slices(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::tolerant_chain(store, 2).await?;
+    let run = sample.run;
+    let stage = Stage { segment: 1, pending: vec![0], consumers: vec![0], ..sample.stage.clone() };
+    store.stage(run, &stage).await?;
+    let slice = |cursor: u32, input: u16, last: bool| Activate {
+        segment: 1,
+        cursor,
+        edges: vec![(task(input), 0)],
+        last,
+        ..activate()
+    };
+    ensure!(store.activate(run, &slice(0, 0, false)).await? == Activated::More { cursor: 1 });
+    ensure!(store.activate(run, &slice(0, 0, false)).await? == Activated::More { cursor: 1 });
+    let reply = store.commit(run, &sample.finish(&[0])).await?;
+    let Committed::Written { ready, freed, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && freed.is_empty(), "{ready:?} {freed:?}");
+    let status = store.inspect(run, &[task(0)]).await?.remove(0).context("no task")?;
+    let lost =
+        Lost { task: task(0), locator: status.locator, inputs: vec![], successors: vec![task(1)] };
+    ensure!(store.rearm(run, &[lost]).await? == [Rearmed::Pending(0)]);
+    let reply = store.activate(run, &slice(1, 1, true)).await?;
+    ensure!(reply == Activated::Active { ready: vec![] }, "{reply:?}");
+    let mut again = sample.commit(&[(0, done())], 7);
+    again.finished[0].generation = 1;
+    let reply = store.commit(run, &again).await?;
+    let Committed::Written { ready, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && ready[0].task == task(1), "{ready:?}");
+    let reply = store.commit(run, &sample.finish(&[1])).await?;
+    let Committed::Written { ready, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && ready[0].task == TaskId::new(1, 0), "{ready:?}");
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// A live lease keeps others away, is taken over by its nonce, and fences failures.
+pub async fn leases(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::tolerant_chain(store, 2).await?;
+    let run = sample.run;
+    let (mine, yours) = (clock::new_incarnation(), clock::new_incarnation());
+    let ask = |nonce, over| [LeaseRequest { task: task(0), generation: 0, nonce, over }];
+    let granted = [Leased::Granted { attempt: 1 }];
+    ensure!(store.lease(run, mine, &ask(u64::MAX, None)).await? == granted);
+    ensure!(store.lease(run, mine, &ask(u64::MAX, None)).await? == granted, "renewed");
+    let taken = [Leased::Taken { holder: mine, nonce: u64::MAX }];
+    ensure!(store.lease(run, yours, &ask(2, None)).await? == taken);
+    ensure!(store.lease(run, yours, &ask(2, Some(3))).await? == taken);
+    ensure!(store.lease(run, yours, &ask(2, Some(u64::MAX))).await? == granted);
+    ensure!(store.ready(run, 0).await?.is_empty(), "leased tasks are not rung");
+    let failed = End::Failed { error: Bytes::from_static(b"why") };
+    let mut commit = sample.commit(&[(0, failed)], 1);
+    commit.finished[0].lease = Some(u64::MAX);
+    let reply = store.commit(run, &commit).await?;
+    ensure!(matches!(reply, Committed::Superseded(_)), "fenced off: {reply:?}");
+    commit.finished[0].lease = Some(2);
+    let reply = store.commit(run, &commit).await?;
+    ensure!(matches!(reply, Committed::Written { .. }), "{reply:?}");
+    ensure!(store.lease(run, mine, &ask(4, None)).await? == [Leased::Over]);
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// A failed attempt counts once, and its task waits until it is due.
+pub async fn retries(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    let retry =
+        |attempt, delay_ms| Retry { task: task(0), generation: 0, attempt, lease: None, delay_ms };
+    let first = store.retry(run, &retry(1, 600_000)).await?;
+    let Retried::Due { at_ms } = first else { anyhow::bail!("{first:?}") };
+    ensure!(store.retry(run, &retry(1, 0)).await? == Retried::Stale);
+    ensure!(store.ready(run, 0).await?.is_empty(), "not due");
+    let ask = [LeaseRequest { task: task(0), generation: 0, nonce: 1, over: None }];
+    let owner = clock::new_incarnation();
+    ensure!(store.lease(run, owner, &ask).await? == [Leased::NotDue { at_ms }]);
+    ensure!(matches!(store.retry(run, &retry(2, 0)).await?, Retried::Due { .. }));
+    ensure!(store.lease(run, owner, &ask).await? == [Leased::Granted { attempt: 3 }]);
+    let status = store.inspect(run, &[task(0)]).await?.remove(0).context("no task")?;
+    ensure!(status.failures == 2);
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// 4d, 8: the result of an effect is never freed; a lost result is computed again only while
+/// somebody needs it and the run goes on.
+pub async fn lost_results(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let run = sample.run;
+    let End::Done { locator, record, .. } = done() else { anyhow::bail!("done") };
+    let effect = End::Done { locator, record, keep: true };
+    store.commit(run, &sample.commit(&[(0, effect)], 7)).await?;
+    let reply = store.commit(run, &sample.finish(&[1])).await?;
+    let Committed::Written { freed, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(freed.is_empty(), "{freed:?}");
+    let lost = |index: u16| Lost {
+        task: task(index),
+        locator,
+        inputs: if index == 0 { vec![] } else { vec![task(index - 1)] },
+        successors: vec![task(index + 1)],
+    };
+    ensure!(store.rearm(run, &[lost(0)]).await? == [Rearmed::NotNeeded]);
+    ensure!(store.rearm(run, &[lost(1)]).await? == [Rearmed::Pending(0)]);
+    ensure!(store.rearm(run, &[lost(1)]).await? == [Rearmed::Already]);
+    let reply = store.commit(run, &sample.commit(&[(1, done())], 8)).await?;
+    ensure!(matches!(reply, Committed::Superseded(_)), "of generation 0: {reply:?}");
+    store.cancel(run, "enough").await?;
+    ensure!(store.rearm(run, &[lost(0)]).await? == [Rearmed::NotNeeded]);
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// Dropping the last pin frees a result that nobody else needs.
+pub async fn pins(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 1).await?;
+    store.commit(sample.run, &sample.finish(&[0])).await?;
+    let freed = store.unpin(sample.run, &[task(0), task(9), TaskId::new(5, 0)]).await?;
+    ensure!(freed.len() == 1 && freed[0].task == task(0), "{freed:?}");
+    ensure!(freed[0].locator.value().as_deref() == Some(&b"v"[..]));
+    ensure!(store.unpin(sample.run, &[task(0)]).await?.is_empty());
+    let status = store.inspect(sample.run, &[task(0)]).await?.remove(0).context("no task")?;
+    ensure!(status.state.state() == TaskState::Freed);
+    store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// 13: what a task submits is there once its attempt has won, and is dropped when it has lost. A
+/// task that returned a task waits for it, and no other attempt finishes it.
+pub async fn spawned(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    let (mine, twins) = (store.reserve(run).await?, store.reserve(run).await?);
+    ensure!(mine != twins);
+    for segment in [mine, twins] {
+        let (pending, consumers) = (vec![0], vec![0]);
+        let stage = Stage { segment, pending, consumers, ..sample.stage.clone() };
+        store.stage(run, &stage).await?;
+    }
+    ensure!(store.segments(run).await? == [0]);
+    let to = TaskId::new(mine, 0);
+    let mut commit = sample.commit(&[(0, End::Forwarded { to })], 1);
+    (commit.releases, commit.spawn) = (vec![], Some((mine, DIGEST)));
+    let reply = store.commit(run, &commit).await?;
+    let Committed::Written { ready, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && ready[0].task == to, "{ready:?}");
+    let mut twin = sample.commit(&[(0, End::Forwarded { to: TaskId::new(twins, 0) })], 2);
+    twin.spawn = Some((twins, DIGEST));
+    let reply = store.commit(run, &twin).await?;
+    ensure!(matches!(reply, Committed::Superseded(_)), "{reply:?}");
+    let reply = store.commit(run, &sample.commit(&[(0, done())], 3)).await?;
+    ensure!(matches!(reply, Committed::Superseded(_)), "{reply:?}");
+    store.unstage(run, twins).await?;
+
+    let mut returned = sample.commit(&[(0, done())], 4);
+    (returned.segment, returned.releases) = (mine, vec![]);
+    let reply = store.commit(run, &returned).await?;
+    let Committed::Written { ready, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && ready[0].task == task(0), "{ready:?}");
+    ensure!(ready[0].forwarded == Some(to));
+    let mut handed_on = sample.commit(&[(0, done())], 5);
+    handed_on.consumed = vec![(to, 1)];
+    let reply = store.commit(run, &handed_on).await?;
+    let Committed::Written { ready, freed, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1 && ready[0].task == task(1), "{ready:?}");
+    ensure!(freed.len() == 1 && freed[0].task == to, "{freed:?}");
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// The largest segment can be staged, activated and read; a commit of 256 tasks takes 1,000
+/// successors.
+pub async fn largest(store: &Store) -> anyhow::Result<()> {
+    let run = clock::new_run_id();
+    store.open(run, &open()).await?;
+    let tasks = 65_536_usize;
+    let half = 32_768_u16;
+    let pending = (0..tasks).map(|place| u32::from(place >= half.into())).collect();
+    let chunks = vec![Bytes::from(vec![7; 16 << 10]); tasks / 128];
+    let stage = Stage { segment: 0, digest: DIGEST, pending, consumers: vec![1; tasks], chunks };
+    store.stage(run, &stage).await?;
+    let Activated::Active { ready } = store.activate(run, &activate()).await? else {
+        anyhow::bail!("not active")
+    };
+    ensure!(ready.len() == usize::from(half) && ready.last() == Some(&(half - 1)));
+    ensure!(store.ready(run, 0).await?.len() == usize::from(half));
+    let sample = Sample { run, stage, ..Sample::chain(store, 1).await? };
+    let ends: Vec<_> = (0..256).map(|index| (index, done())).collect();
+    let mut commit = sample.commit(&ends, 1);
+    commit.releases = (0..1_000).map(|place| (task(half + 32 * place), 1)).collect();
+    commit.consumed = vec![];
+    let reply = store.commit(run, &commit).await?;
+    let Committed::Written { ready, .. } = reply else { anyhow::bail!("{reply:?}") };
+    ensure!(ready.len() == 1_000 && ready.is_sorted(), "{}", ready.len());
+    let states = store.states(run, 0).await?.context("no states")?;
+    ensure!(
+        states.len() == tasks && states[..256] == [1; 256] && states[256..] == vec![0; tasks - 256]
+    );
+    store.purge(run).await?;
+    Ok(())
+}
