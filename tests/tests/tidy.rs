@@ -377,7 +377,10 @@ fn the_program_in_the_readme_is_the_example() {
     let blocks: Vec<&str> = readme.split("```rust\n").skip(1).collect();
     let program = blocks.iter().filter_map(|block| block.split("```").next());
     let example = read("client/examples/quickstart.rs");
-    let example: Vec<&str> = example.lines().skip_while(|line| line.starts_with("//!") || line.starts_with("#![")).collect();
+    let example: Vec<&str> = example
+        .lines()
+        .skip_while(|line| line.starts_with("//!") || line.starts_with("#!["))
+        .collect();
     let example = example.join("\n");
     assert!(
         program.into_iter().any(|program| program.trim() == example.trim()),

@@ -52,8 +52,10 @@ impl RunBuilder {
         self.client.core()
     }
 
-    /// Whether waiting for results shows how the run gets on.
-    pub(crate) fn progress(mut self, progress: bool) -> Self {
+    /// Whether [`RunBuilder::compute`] shows how the run gets on, on standard error: bars on a
+    /// terminal, elsewhere a line for every 5 % of the tasks. Blocking clients do by default.
+    #[must_use]
+    pub fn progress(mut self, progress: bool) -> Self {
         self.progress = progress;
         self
     }

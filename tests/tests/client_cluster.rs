@@ -1,0 +1,167 @@
+//! The client on RabbitMQ and Redis, with workers of this process.
+
+use std::time::Duration;
+
+use bolthole::{Client, ClientBuilder, Delayed, ErrorKind, RunId, RunState, task, worker};
+use bolthole_tests::servers;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[task]
+fn echo(value: u64) -> u64 {
+    value
+}
+
+#[task]
+fn add(a: u64, b: u64) -> u64 {
+    a + b
+}
+
+#[task]
+fn sum(values: &[u64]) -> u64 {
+    values.iter().sum()
+}
+
+#[task]
+fn wide(bytes: usize) -> Vec<u8> {
+    vec![7; bytes]
+}
+
+#[task]
+fn length(bytes: &Vec<u8>) -> usize {
+    bytes.len()
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it takes too long")
+}
+
+/// A namespace with workers in it.
+struct Cluster {
+    namespace: String,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Cluster {
+    fn start(workers: usize) -> Self {
+        let namespace = servers::namespace();
+        let mut cluster = Self { namespace, workers: Vec::new() };
+        for _ in 0..workers {
+            let worker = worker::with(cluster.servers()).slots(2);
+            cluster.workers.push(tokio::spawn(async move {
+                worker.run_async().await.unwrap();
+            }));
+        }
+        cluster
+    }
+
+    fn servers(&self) -> ClientBuilder {
+        let pair = servers::shared();
+        Client::builder(pair.rabbit.url(), pair.redis.url()).namespace(&self.namespace)
+    }
+
+    async fn client(&self) -> Client {
+        within(self.servers().connect()).await.unwrap()
+    }
+
+    /// Keys of a run that Redis has.
+    fn keys_of(&self, run: RunId) -> String {
+        let pattern = format!("*{run}*");
+        servers::shared().redis.cli(["KEYS", &pattern]).unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.workers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn graphs_with_results_of_every_size() {
+    let cluster = Cluster::start(2);
+    let client = cluster.client().await;
+    let sizes = [0, 5, 100, 4_000, 5_000, 3 << 20];
+    let wides: Vec<_> = sizes.iter().map(|size| wide::delayed(*size)).collect();
+    let lengths: Vec<_> = wides.iter().map(length::delayed).collect();
+    let parts: Vec<Delayed<u64>> = (0..200).map(echo::delayed).collect();
+    let total = sum::delayed(&parts);
+    let asked = (&wides, &lengths, add::delayed(&total, &parts[1]));
+    let (values, lengths, total) = within(client.compute(asked)).await.unwrap();
+    assert_eq!(values.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+    assert_eq!(lengths, sizes);
+    assert_eq!(total, 199 * 100 + 1);
+    assert_eq!(client.runs().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_read_as_it_finishes_and_leaves_no_key() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let run = within(client.unnamed().open()).await.unwrap();
+    let mut handles = Vec::new();
+    for value in 0..10_000_u64 {
+        handles.push(within(async { echo::submit(&run, value).await }).await.unwrap());
+    }
+    let mut completed = client.as_completed(handles);
+    let (mut count, mut total) = (0, 0);
+    while let Some((_, value)) = within(completed.next()).await {
+        total += value.unwrap();
+        count += 1;
+    }
+    assert_eq!((count, total), (10_000, 9_999 * 10_000 / 2));
+    let segments = run.status().await.unwrap().segments;
+    assert!(segments <= 200, "{segments} segments");
+    let id = run.id();
+    assert_ne!(cluster.keys_of(id).trim(), "");
+    within(run.close()).await.unwrap();
+    assert_eq!(within(run.wait()).await.unwrap().state, RunState::Done);
+    drop((run, completed));
+    within(async {
+        while !cluster.keys_of(id).trim().is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_client_finds_a_run_by_its_name() {
+    let mut cluster = Cluster::start(0);
+    let graph = || {
+        let parts: Vec<Delayed<u64>> = (0..50).map(echo::delayed).collect();
+        sum::delayed(parts)
+    };
+    let first = cluster.client().await;
+    let handle = within(first.run("nightly").submit(graph())).await.unwrap();
+    let run = handle.run();
+    // The first client goes before anything has run.
+    drop((handle, first));
+    let second = cluster.client().await;
+    let attached = within(second.attach("nightly")).await.unwrap();
+    assert_eq!((attached.id(), attached.status().await.unwrap().finished), (run, 0));
+    let worker = worker::with(cluster.servers()).slots(1);
+    cluster.workers.push(tokio::spawn(async move { worker.run_async().await.unwrap() }));
+    assert_eq!(within(graph().compute(&second.run("nightly"))).await.unwrap(), 49 * 25);
+    let other = within(echo::delayed(1).compute(&second.run("nightly"))).await.unwrap_err();
+    assert_eq!(other.kind(), &ErrorKind::Conflict);
+    assert_eq!(within(attached.wait()).await.unwrap().state, RunState::Done);
+    within(attached.forget()).await.unwrap();
+    assert_eq!(cluster.keys_of(run).trim(), "");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named() {
+    let pair = servers::shared();
+    let nobody = "127.0.0.1:1";
+    let error = within(Client::connect(&format!("amqp://{nobody}/"), &pair.redis.url())).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Connect);
+    assert!(error.to_string().contains(nobody), "{error}");
+    let error = within(Client::connect(&pair.rabbit.url(), &format!("redis://{nobody}"))).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Connect);
+    assert!(error.to_string().contains(nobody), "{error}");
+}
