@@ -1,0 +1,4 @@
+//! The verbs. Each is a structure of its flags with a function that writes to the given output.
+
+pub(crate) mod doctor;
+pub(crate) mod version;

@@ -1,0 +1,53 @@
+//! How servers are named: by flags, else by the environment.
+
+use std::fmt;
+
+use bolthole_broker::handoff::ClusterSecret;
+use clap::Args;
+
+/// Where the cluster is.
+#[derive(Debug, Args)]
+pub(crate) struct Servers {
+    /// RabbitMQ, as amqp://user:password@host:port/vhost (or amqps://).
+    #[arg(long, value_name = "URL", env = "BOLTHOLE_AMQP_URL", hide_env_values = true)]
+    pub(crate) amqp_url: Option<Hidden>,
+    /// Redis, as redis://user:password@host:port/db (or rediss://).
+    #[arg(long, value_name = "URL", env = "BOLTHOLE_REDIS_URL", hide_env_values = true)]
+    pub(crate) redis_url: Option<Hidden>,
+    /// What every queue and key of the cluster begins with; nothing by default.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "BOLTHOLE_NAMESPACE",
+        hide_env_values = true,
+        default_value = ""
+    )]
+    pub(crate) namespace: String,
+    /// What workers and clients of the cluster share; better given by the environment, where other
+    /// users of the machine do not see it.
+    #[arg(long, value_name = "TEXT", env = "BOLTHOLE_SECRET", hide_env_values = true)]
+    pub(crate) secret: Option<Hidden>,
+}
+
+impl Servers {
+    /// The secret, when there is one that is not empty.
+    pub(crate) fn cluster_secret(&self) -> Option<ClusterSecret> {
+        self.secret.as_ref().and_then(|secret| ClusterSecret::new(&secret.0).ok())
+    }
+}
+
+/// A text with a secret in it.
+#[derive(Clone)]
+pub(crate) struct Hidden(pub(crate) String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl From<String> for Hidden {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
