@@ -9,43 +9,16 @@ use bolthole_broker::clock;
 use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::{
-    Activate, Activated, Commit, Committed, End, Finished, LeaseRequest, Leased, Lost, Open,
-    OutboxId, Retried, Retry, RunDump, Stage,
+    Activate, Activated, Commit, Committed, End, Finished, Open, OutboxId, RunDump, Stage,
 };
 use bolthole_broker::state::{FailurePolicy, PINNED, TaskState};
 use bolthole_broker::store::{EventCursor, Store};
 use bytes::Bytes;
 
-/// `SplitMix64`: small, and the same on every machine.
-#[derive(Debug, Clone)]
-pub struct Draw(u64);
+mod draw;
+mod steps;
 
-impl Draw {
-    /// Draws that follow from `seed`.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.bits() % limit.max(1) as u64).unwrap_or(0)
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        if from.is_empty() { None } else { Some(from[self.below(from.len())]) }
-    }
-}
+pub use draw::Draw;
 
 /// One run in two stores, and what its client knows of its graph.
 #[derive(Debug)]
@@ -446,146 +419,6 @@ impl World {
         ensure!(expected == found, "repeated: {expected:?} {found:?}");
         let written = matches!(expected, Committed::Written { ref freed, .. } if freed.is_empty());
         ensure!(written || !matches!(expected, Committed::Written { .. }), "written twice");
-        Ok(())
-    }
-
-    async fn rearm(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
-        let mut lost = Vec::new();
-        for (task, _, _, locator) in tasks {
-            if self.draw.one_in(5) {
-                let locator = if self.draw.one_in(8) { Locator::Empty } else { locator };
-                let inputs = self.inputs.get(&task).cloned().unwrap_or_default();
-                let successors = self.successors_of(task);
-                lost.push(Lost { task, locator, inputs, successors });
-            }
-        }
-        let [first, second] = &self.stores;
-        let expected = first.rearm(self.run, &lost).await?;
-        let found = second.rearm(self.run, &lost).await?;
-        ensure!(expected == found, "{lost:?} {expected:?} {found:?}");
-        Ok(())
-    }
-
-    async fn unpin(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
-        let some: Vec<TaskId> =
-            tasks.iter().map(|(task, ..)| *task).filter(|_| self.draw.one_in(6)).collect();
-        let [first, second] = &self.stores;
-        let expected = first.unpin(self.run, &some).await?;
-        let found = second.unpin(self.run, &some).await?;
-        ensure!(expected == found, "{some:?} {expected:?} {found:?}");
-        Ok(())
-    }
-
-    /// A task submits tasks, and perhaps returns one of them.
-    async fn spawn(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
-        let pending: Vec<_> =
-            tasks.iter().filter(|(_, state, ..)| *state == TaskState::Pending).copied().collect();
-        let Some((task, _, generation, _)) = self.draw.pick(&pending) else { return Ok(()) };
-        let [first, second] = &self.stores;
-        let segment = first.reserve(self.run).await?;
-        ensure!(segment == second.reserve(self.run).await?, "reserved numbers");
-        let count = 1 + self.draw.below(4);
-        let stage = self.draw_segment(segment, count);
-        let [first, second] = &self.stores;
-        let expected = first.stage(self.run, &stage).await;
-        let found = second.stage(self.run, &stage).await;
-        ensure!(format!("{expected:?}") == format!("{found:?}"), "{expected:?} {found:?}");
-        if self.draw.one_in(6) {
-            for store in &self.stores {
-                store.unstage(self.run, segment).await?;
-            }
-        }
-        let to = TaskId::new(segment, index(self.draw.below(count + usize::from(count == 2))));
-        let end = if self.draw.one_in(4) { self.draw_end(&[task]) } else { End::Forwarded { to } };
-        let mut commit = self.commit_of(vec![(task, generation, end)]).await?;
-        let digest = digest_of(if self.draw.one_in(20) { 0 } else { segment });
-        commit.spawn = Some((segment, digest));
-        self.apply(commit).await
-    }
-
-    async fn lease(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
-        let mut requests = Vec::new();
-        for (task, _, generation, _) in tasks {
-            if self.draw.one_in(5) {
-                let nonce = self.draw.bits() % 3;
-                let over = if self.draw.one_in(4) { Some(self.draw.bits() % 3) } else { None };
-                requests.push(LeaseRequest { task, generation, nonce, over });
-            }
-        }
-        let holder = self.owner;
-        let [first, second] = &self.stores;
-        let expected = first.lease(self.run, holder, &requests).await?;
-        let found = second.lease(self.run, holder, &requests).await?;
-        ensure!(expected.len() == found.len(), "leases: {expected:?} {found:?}");
-        for (expected, found) in expected.iter().zip(&found) {
-            let both_early =
-                matches!((expected, found), (Leased::NotDue { .. }, Leased::NotDue { .. }));
-            ensure!(both_early || expected == found, "{requests:?} {expected:?} {found:?}");
-        }
-        Ok(())
-    }
-
-    async fn retry(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
-        let Some((task, _, generation, _)) = self.draw.pick(&tasks) else { return Ok(()) };
-        let retry = Retry {
-            task,
-            generation,
-            attempt: 1 + u32::try_from(self.draw.below(3))?,
-            lease: if self.draw.one_in(2) { Some(self.draw.bits() % 3) } else { None },
-            // Never due, or long due: nothing depends on which clock is ahead.
-            delay_ms: if self.draw.one_in(2) { 600_000 } else { 0 },
-        };
-        let [first, second] = &self.stores;
-        let expected = first.retry(self.run, &retry).await?;
-        let found = second.retry(self.run, &retry).await?;
-        let both_due = matches!((expected, found), (Retried::Due { .. }, Retried::Due { .. }));
-        ensure!(both_due || expected == found, "{retry:?} {expected:?} {found:?}");
-        Ok(())
-    }
-
-    async fn look(&mut self) -> anyhow::Result<()> {
-        let tasks: Vec<TaskId> = self.tasks().await?.iter().map(|(task, ..)| *task).collect();
-        let [first, second] = &self.stores;
-        let segments = first.segments(self.run).await?;
-        ensure!(segments == second.segments(self.run).await?, "segments");
-        for segment in segments {
-            let expected = first.ready(self.run, segment).await?;
-            let found = second.ready(self.run, segment).await?;
-            ensure!(expected == found, "ready: {expected:?} {found:?}");
-            let expected = first.states(self.run, segment).await?;
-            ensure!(expected == second.states(self.run, segment).await?, "states");
-        }
-        let expected = first.inspect(self.run, &tasks).await?;
-        ensure!(expected == second.inspect(self.run, &tasks).await?, "inspect");
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> anyhow::Result<()> {
-        let entries = self.stores[0].outbox(self.run).await?;
-        let known: Vec<usize> = (0..entries.len()).collect();
-        let Some(place) = self.draw.pick(&known) else { return Ok(()) };
-        let (id, ready) = &entries[place];
-        let read = if self.draw.one_in(3) { &[] } else { ready.as_slice() };
-        let [first, second] = &self.stores;
-        let expected = first.settle(self.run, *id, read).await?;
-        ensure!(expected == second.settle(self.run, *id, read).await?, "settled");
-        Ok(())
-    }
-
-    async fn close(&mut self) -> anyhow::Result<()> {
-        let cancel = self.draw.one_in(3);
-        let [first, second] = &self.stores;
-        let (expected, found) = if cancel {
-            (first.cancel(self.run, "why").await?, second.cancel(self.run, "why").await?)
-        } else {
-            (first.close(self.run).await?, second.close(self.run).await?)
-        };
-        ensure!(expected == found, "{expected:?} {found:?}");
         Ok(())
     }
 }
