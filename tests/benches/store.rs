@@ -1,5 +1,5 @@
 //! What a commit costs the Redis server, by its own count: run with
-//! `cargo test --release -p bolthole-tests --test measure_store -- --ignored --nocapture`.
+//! `cargo bench -p bolthole-tests --bench store`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
@@ -27,16 +27,16 @@ enum Kind {
     Stores,
 }
 
-#[tokio::test]
-#[ignore = "measures; it can only fail when something is broken"]
-async fn commits() {
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let mut out = std::io::stdout();
     let server = RedisServer::start(&RedisOptions::default()).unwrap();
     let redis = Redis::connect(&server.url(), &servers::namespace()).await.unwrap();
     let store = Store::Redis(redis);
     for kind in [Kind::Nothing, Kind::Releases, Kind::Frees, Kind::Stores] {
         for size in [1, 16, 64, 256] {
             let micros = measure(&server, &store, kind, size).await;
-            writeln!(std::io::stdout(), "{kind:?} {size}: {micros} µs").unwrap();
+            writeln!(out, "{kind:?} {size}: {micros} µs").unwrap();
         }
     }
 }
