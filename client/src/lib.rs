@@ -16,7 +16,7 @@
 //! Inside, `core` is what every part of a client shares, `stage` makes a segment part of a run,
 //! `writer` cuts a stream of calls into segments, `watch` knows which tasks have finished, `fetch`
 //! finds a result wherever it is, in embedded mode by way of `local`; `states` makes the values that
-//! tasks share.
+//! tasks share; `progress` shows how a run gets on.
 
 #[doc(hidden)]
 #[path = "private.rs"]
