@@ -1,9 +1,15 @@
 //! What the tests of every crate share.
 //!
+//! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
 //! - [`conformance`]: what every implementation of a seam does.
+//! - [`relay`]: a TCP relay that counts what goes through.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`staging`]: a graph in store and queue without a client.
+//! - [`workload`]: tasks and graphs with known answers, for those processes.
 
+pub mod cluster;
 pub mod conformance;
+pub mod relay;
 pub mod servers;
 pub mod staging;
+pub mod workload;

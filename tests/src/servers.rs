@@ -9,7 +9,7 @@
 //!
 //! Calls block until the server does what was asked or a deadline has passed.
 
-mod group;
+pub(crate) mod group;
 mod port;
 mod rabbit;
 mod redis;
@@ -97,7 +97,10 @@ fn random_hex(bytes: usize) -> String {
 }
 
 /// Looks every [`POLL`] until `ready` says so, for [`PATIENCE`] at most.
-fn wait_until(what: &str, mut ready: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+pub(crate) fn wait_until(
+    what: &str,
+    mut ready: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if ready().with_context(|| format!("while waiting until {what}"))? {

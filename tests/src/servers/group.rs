@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
 use super::wait_until;
@@ -22,7 +22,7 @@ const WATCH: &str = r#"
 
 /// A folder and a process group that vanish with this value or with this process.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     /// Leads the group. Its standard input is a pipe that only this process holds open.
     watch: Child,
     folder: TempDir,
@@ -30,7 +30,7 @@ pub(super) struct Group {
 
 impl Group {
     /// An empty group with an empty folder, which only this user can read.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("bolthole-").tempdir()?;
         let watch = Command::new("sh")
             .args(["-c", WATCH, "-"])
@@ -46,13 +46,13 @@ impl Group {
     }
 
     /// Where the group's servers keep their files.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A command of this group: with the group's folder as home and working folder, no standard
     /// input and none of this process's environment, so that no setting of the user's leaks in.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> anyhow::Result<Command> {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> anyhow::Result<Command> {
         let mut command = Command::new(program);
         let leader = i32::try_from(self.watch.id()).context("process ids fit into 31 bits")?;
         command
@@ -67,7 +67,7 @@ impl Group {
     }
 
     /// Starts `command`, whose output goes to the end of `NAME.log` in the group's folder.
-    pub(super) fn spawn(&self, name: &str, mut command: Command) -> anyhow::Result<Process> {
+    pub(crate) fn spawn(&self, name: &str, mut command: Command) -> anyhow::Result<Process> {
         let log = self.folder().join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
         let program = command.get_program().to_owned();
@@ -90,19 +90,19 @@ impl Drop for Group {
 
 /// One process of a group, killed and reaped when dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// The id of the process.
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits until `answers`, and fails at once, with the end of the log, when the process ends.
-    pub(super) fn wait_ready(&mut self, answers: impl Fn() -> bool) -> anyhow::Result<()> {
+    pub(crate) fn wait_ready(&mut self, answers: impl Fn() -> bool) -> anyhow::Result<()> {
         let ready = wait_until("the server answers", || match self.child.try_wait()? {
             Some(status) => bail!("the server ended ({status})"),
             None => Ok(answers()),
@@ -110,18 +110,40 @@ impl Process {
         ready.with_context(|| format!("its log ends with:\n{}", log_tail(&self.log)))
     }
 
-    /// Asks the process to end (SIGTERM) and waits until it has.
-    pub(super) fn terminate(mut self) -> anyhow::Result<ExitStatus> {
+    /// Sends a signal: `TERM`, `KILL`, `STOP`, `CONT`.
+    pub(crate) fn signal(&self, name: &str) -> anyhow::Result<()> {
         // The child is not reaped yet, so its id cannot belong to anyone else.
-        let kill = ["-c", r#"kill -TERM "$1""#, "-"];
-        Command::new("sh").args(kill).arg(self.id().to_string()).status()?;
+        let kill = ["-c", r#"kill -s "$1" "$2""#, "-", name];
+        let status = Command::new("sh").args(kill).arg(self.id().to_string()).status()?;
+        ensure!(status.success(), "the process {} took no {name}", self.id());
+        Ok(())
+    }
+
+    /// How the process ended, if it has.
+    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Asks the process to end (SIGTERM) and waits until it has.
+    pub(crate) fn terminate(mut self) -> anyhow::Result<ExitStatus> {
+        self.signal("TERM")?;
+        self.wait()
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         let mut ended = None;
-        wait_until("the server has ended", || {
+        wait_until("the process has ended", || {
             ended = self.child.try_wait()?;
             Ok(ended.is_some())
         })
         .with_context(|| format!("its log ends with:\n{}", log_tail(&self.log)))?;
         ended.context("the loop above ends with a status")
+    }
+
+    /// Everything that it has written so far.
+    pub(crate) fn output(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
     }
 }
 

@@ -1,0 +1,29 @@
+//! One process of a cluster under test: `cluster worker`, or `cluster client NAME [HOLD]`, which
+//! computes the ETL-shaped graph as the run of that name and prints `answer N`. The servers are those
+//! of the environment.
+
+use anyhow::{Context as _, Result, bail};
+use bolthole::Client;
+use bolthole_tests::workload;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::new("info");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["worker"] => Ok(bolthole::worker::from_env()?.run_async().await?),
+        ["client", name] => client(name, "0").await,
+        ["client", name, hold] => client(name, hold).await,
+        _ => bail!("cluster worker | cluster client NAME [HOLD]"),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
+async fn client(name: &str, hold: &str) -> Result<()> {
+    let client = Client::from_env().await?;
+    let run = client.run(name).header(workload::HOLD, hold);
+    let best = run.compute(workload::etl()).await?;
+    println!("answer {}", best.context("there is nothing to compare")?);
+    Ok(())
+}
