@@ -189,6 +189,30 @@ async fn a_store_that_forgets_or_that_other_builds_use_is_seen() {
     assert!(redis.cli(["FUNCTION", "LIST"]).unwrap().contains("bh_v1_other"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_are_missing_are_named() {
+    let rabbit = &shared().rabbit;
+    rabbit.ctl(["add_user", "weak", "of-the-weak"]).unwrap();
+    rabbit.ctl(["set_permissions", "-p", "/", "weak", "", "", ""]).unwrap();
+    let amqp = format!("amqp://weak:of-the-weak@127.0.0.1:{}/%2f", rabbit.port());
+    let options = RedisOptions { append_only: true, ..Default::default() };
+    let redis = RedisServer::start(&options).unwrap();
+    let rights = ["ACL", "SETUSER", "weak", "on", ">of-the-weak", "~*", "+info", "+time", "+get"];
+    redis.cli(rights).unwrap();
+    let weak = format!("redis://weak:of-the-weak@127.0.0.1:{}/0", redis.port());
+    let outcome = doctor(&amqp, &weak, &namespace(), &[]).await;
+    assert_eq!(outcome.code, 1, "{}", outcome.text);
+    outcome.says(&["ok", "rabbitmq vhost"]);
+    outcome.says(&["BAD", "rabbitmq rights"]);
+    outcome.says(&["rabbitmqctl set_permissions"]);
+    outcome.says(&["ok", "redis login"]);
+    outcome.says(&["redis persistence", "cannot be read"]);
+    outcome.says(&["BAD", "redis functions"]);
+    outcome.says(&["ACL SETUSER"]);
+    outcome.says(&["BAD", "workers"]);
+    outcome.never_says("of-the-weak");
+}
+
 #[tokio::test]
 async fn versions_of_program_and_formats_are_shown() {
     let text = bolthole(&["version"]).await;
