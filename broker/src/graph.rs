@@ -1,7 +1,7 @@
 //! From calls as they are captured to segments as they are staged.
 //!
 //! - [`Captured`], [`Node`]: a graph as the client's program wrote it down
-//! - [`plan`]: checked, without what nobody needs and what is there twice, in the order of its numbers
+//! - [`plan()`]: checked, without what nobody needs and what is there twice, in the order of its numbers
 //! - [`cut`]: a plan as segments
 //! - [`segment`]: calls one after the other, cut into segments; relays where a result is used by many
 

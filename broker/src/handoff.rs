@@ -3,7 +3,7 @@
 //! - [`frame`]: the messages and their bytes; pure, decoding never panics nor allocates beyond a bound
 //! - [`auth`]: the handshake, which proves the cluster secret both ways and names the incarnation
 //! - [`wire`]: frames over a stream, with deadlines that measure progress
-//! - [`link`]: one connection to one peer, shared by all who fetch from it
+//! - `link`: one connection to one peer, shared by all who fetch from it
 //! - [`fetch`]: the [`Fetcher`]: links by peer, batches, the receive budget
 //! - [`budget`]: how many bytes may be on their way at once
 //!

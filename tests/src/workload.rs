@@ -94,7 +94,7 @@ pub fn make(bytes: usize, seed: u64, ctx: &Ctx) -> Bytes {
     bytes_of(bytes, seed)
 }
 
-/// What [`make`] makes.
+/// What [`make()`] makes.
 pub fn bytes_of(bytes: usize, seed: u64) -> Bytes {
     let mut made = Vec::with_capacity(bytes);
     for place in 0..bytes as u64 / 8 {
@@ -110,7 +110,7 @@ pub fn digest(parts: &[Bytes], ctx: &Ctx) -> u64 {
     digest_of(parts)
 }
 
-/// What [`digest`] computes.
+/// What [`digest()`] computes.
 pub fn digest_of(parts: &[Bytes]) -> u64 {
     let words = parts.iter().flat_map(|part| part.as_chunks().0);
     words.fold(1, |digest, word| mix(digest, u64::from_le_bytes(*word)))
