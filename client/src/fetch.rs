@@ -2,6 +2,7 @@
 //! lost and to be computed again.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bolthole_broker::error::TaskError;
 use bolthole_broker::handoff::{Digest, FetchError, Peer, Want};
@@ -11,9 +12,18 @@ use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::{Lost, Ready, Rearmed, TaskStatus};
 use bolthole_broker::state::TaskState;
 use bytes::Bytes;
+use tokio::time::sleep;
 
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The pauses before a worker that could not be reached is asked again.
+const FETCH_PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1_600),
+    Duration::from_millis(3_200),
+];
 
 /// Where a task stands.
 #[derive(Debug)]
@@ -180,7 +190,7 @@ impl Core {
                     length: result.record.length,
                     digest: Digest::from_bytes(result.record.digest),
                 };
-                self.fetcher.fetch(&peer, results.iter().map(want).collect()).await
+                self.fetch_patiently(&peer, results.iter().map(want).collect()).await
             }
         };
         for (result, fetched) in results.iter().zip(fetched) {
@@ -190,6 +200,31 @@ impl Core {
                 Err(error) => Err(error.into()),
             });
         }
+    }
+
+    /// Fetches, and again what failed for a reason that may pass: a worker that is busy or cut off
+    /// for a moment.
+    async fn fetch_patiently(
+        &self,
+        peer: &Peer,
+        wants: Vec<Want>,
+    ) -> Vec<Result<Bytes, FetchError>> {
+        let mut fetched = self.fetcher.fetch(peer, wants.clone()).await;
+        for pause in FETCH_PAUSES {
+            let passing = |result: &Result<Bytes, FetchError>| {
+                result.as_ref().is_err_and(FetchError::is_retryable)
+            };
+            let failed: Vec<usize> = (0..wants.len()).filter(|i| passing(&fetched[*i])).collect();
+            if failed.is_empty() {
+                break;
+            }
+            sleep(pause).await;
+            let again = failed.iter().map(|place| wants[*place].clone()).collect();
+            for (place, result) in failed.iter().zip(self.fetcher.fetch(peer, again).await) {
+                fetched[*place] = result;
+            }
+        }
+        fetched
     }
 
     /// Asks for a lost result to be computed again.

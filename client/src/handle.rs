@@ -121,3 +121,14 @@ impl<T> fmt::Debug for Handle<T> {
         write!(f, "Handle({}, {})", self.run.id, self.task)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_has_sixteen_bytes() {
+        assert_eq!(size_of::<Handle<String>>(), 16);
+        assert_eq!(size_of::<Option<crate::blocking::Handle<String>>>(), 16);
+    }
+}

@@ -1,5 +1,7 @@
 //! The blocking client.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should fail")]
+
 use std::time::Duration;
 
 use bolthole::blocking::{Client, wait_all, wait_any};

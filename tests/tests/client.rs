@@ -1,5 +1,7 @@
 //! The client's promises, on an embedded cluster.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should fail")]
+
 use std::time::Duration;
 
 use bolthole::{
@@ -36,7 +38,7 @@ fn wide(bytes: usize) -> Vec<u8> {
 }
 
 #[task]
-fn length(bytes: &Vec<u8>) -> usize {
+fn length(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
@@ -97,6 +99,17 @@ async fn fail_fast_names_the_task_that_failed() {
     assert_eq!(task.kind, TaskErrorKind::User);
     assert!(task.name.ends_with("fails"), "{task}");
     assert!(error.to_string().contains("disk on fire"), "{error}");
+    assert_eq!(client.runs().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_run_that_fails_while_it_is_staged_names_the_task_too() {
+    let client = cluster().await;
+    // The failure comes first; several segments are still to be staged.
+    let failed = fails::delayed("at once");
+    let many: Vec<_> = (0..70_000).map(echo::delayed).collect();
+    let error = within(client.compute((&failed, many))).await.unwrap_err();
+    assert!(error.to_string().contains("at once"), "{error}");
     assert_eq!(client.runs().await.unwrap(), []);
 }
 

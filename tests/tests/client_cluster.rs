@@ -1,5 +1,7 @@
 //! The client on RabbitMQ and Redis, with workers of this process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should fail")]
+
 use std::time::Duration;
 
 use bolthole::{Client, ClientBuilder, Delayed, ErrorKind, RunId, RunState, task, worker};
@@ -30,7 +32,7 @@ fn wide(bytes: usize) -> Vec<u8> {
 }
 
 #[task]
-fn length(bytes: &Vec<u8>) -> usize {
+fn length(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
@@ -67,7 +69,7 @@ impl Cluster {
     }
 
     /// Keys of a run that Redis has.
-    fn keys_of(&self, run: RunId) -> String {
+    fn keys_of(run: RunId) -> String {
         let pattern = format!("*{run}*");
         servers::shared().redis.cli(["KEYS", &pattern]).unwrap()
     }
@@ -115,12 +117,12 @@ async fn a_stream_is_read_as_it_finishes_and_leaves_no_key() {
     let segments = run.status().await.unwrap().segments;
     assert!(segments <= 200, "{segments} segments");
     let id = run.id();
-    assert_ne!(cluster.keys_of(id).trim(), "");
+    assert_ne!(Cluster::keys_of(id).trim(), "");
     within(run.close()).await.unwrap();
     assert_eq!(within(run.wait()).await.unwrap().state, RunState::Done);
     drop((run, completed));
     within(async {
-        while !cluster.keys_of(id).trim().is_empty() {
+        while !Cluster::keys_of(id).trim().is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
     })
@@ -149,7 +151,7 @@ async fn another_client_finds_a_run_by_its_name() {
     assert_eq!(other.kind(), &ErrorKind::Conflict);
     assert_eq!(within(attached.wait()).await.unwrap().state, RunState::Done);
     within(attached.forget()).await.unwrap();
-    assert_eq!(cluster.keys_of(run).trim(), "");
+    assert_eq!(Cluster::keys_of(run).trim(), "");
 }
 
 #[tokio::test]

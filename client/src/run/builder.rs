@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::clock;
-use bolthole_broker::graph::{Captured, plan};
+use bolthole_broker::graph::{Captured, Plan, plan};
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits::{
     CLIENT_LEASE, RUN_HEADER_BYTES_MAX, RUN_RETENTION, UNNAMED_RETENTION,
 };
 use bolthole_broker::run::{Header, Open, Opened};
-use bolthole_broker::state::FailurePolicy;
+use bolthole_broker::state::{FailurePolicy, RunState};
 
 use super::{Run, RunInner};
 use crate::client::Client;
@@ -191,27 +191,20 @@ impl RunBuilder {
         let mut hash = blake3::Hasher::new();
         hash.update(&plan.digest).update(&[self.policy as u8]);
         let (id, attached) = self.open_as(*hash.finalize().as_bytes()).await?;
-        let blobs: Vec<_> = plan.blobs.iter().map(|(d, bytes)| (*d, bytes.clone())).collect();
         // A run that takes no more segments has them all; of another one a client that died may have
         // staged a part. Staging what is there changes nothing.
         let status = if attached { core.persist_in(|| core.store.status(id)).await? } else { None };
-        let complete =
-            status.is_some_and(|status| status.state != bolthole_broker::state::RunState::Open);
-        if !complete {
-            core.put_blobs(id, &blobs).await?;
-        }
-        let mut cut = plan.cut(0);
-        let mut next = 0;
-        while let Some(segment) = cut.next_segment()? {
-            next = segment.number + 1;
-            if !complete {
-                core.stage(id, &segment).await?;
+        let complete = status.is_some_and(|status| status.state != RunState::Open);
+        let (ids, next) = match stage_plan(&core, id, &plan, complete, close).await {
+            Ok(staged) => staged,
+            Err(error) => {
+                if !attached {
+                    // Nobody has accepted it. What cannot be deleted now, its lease will end.
+                    let _ = core.store.purge(id).await;
+                }
+                return Err(error);
             }
-        }
-        if close && !complete {
-            core.persist_in(|| core.store.close(id)).await?;
-        }
-        let ids = cut.into_ids();
+        };
         let outputs = plan.outputs.iter().map(|output| ids[*output as usize]).collect();
         let watch = Watch::new(id, core.store.clone());
         let run = RunInner::new(&core, id, self.name, watch, None);
@@ -257,6 +250,39 @@ impl RunBuilder {
             }
         }
     }
+}
+
+/// Stages a plan and closes its run, unless that is complete; the calls' tasks, and the number of
+/// the segment after the last.
+async fn stage_plan(
+    core: &Core,
+    run: RunId,
+    plan: &Plan,
+    complete: bool,
+    close: bool,
+) -> Result<(Vec<TaskId>, u32)> {
+    let mut over = complete;
+    if !over {
+        let blobs: Vec<_> = plan.blobs.iter().map(|(d, bytes)| (*d, bytes.clone())).collect();
+        core.put_blobs(run, &blobs).await?;
+    }
+    let mut cut = plan.cut(0);
+    let mut next = 0;
+    while let Some(segment) = cut.next_segment()? {
+        next = segment.number + 1;
+        if over {
+            continue;
+        }
+        match core.stage(run, &segment).await {
+            // The run has failed or was cancelled while it was staged: its results say why.
+            Err(error) if *error.kind() == ErrorKind::Closed => over = true,
+            staged => staged?,
+        }
+    }
+    if close && !over {
+        core.persist_in(|| core.store.close(run)).await?;
+    }
+    Ok((cut.into_ids(), next))
 }
 
 fn millis(duration: Duration) -> u64 {
