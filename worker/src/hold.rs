@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bolthole_broker::handoff::Digest;
-use bolthole_broker::id::{Incarnation, ResultKey, RunId};
+use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
 use bolthole_broker::limits::{
     HANDOFF_CONFIRM_WAIT, MEMORY_CRITICAL_PERCENT, MEMORY_HIGH_PERCENT, MEMORY_SPILL_PERCENT,
     RESULT_BYTES_MAX, SPILL_PAUSE,
@@ -260,6 +260,11 @@ impl Held {
     /// Drops a result; `false` when it was not held.
     pub fn drop_key(&self, key: &ResultKey) -> bool {
         self.change(|table| table.remove(key))
+    }
+
+    /// Drops the results of all attempts at one generation of a task; returns how many.
+    pub fn drop_attempts(&self, run: RunId, task: TaskId, generation: u8) -> usize {
+        self.change(|table| table.remove_attempts(run, task, generation))
     }
 
     /// Drops all results of a run; returns how many.

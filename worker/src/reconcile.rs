@@ -65,7 +65,7 @@ impl Reconciler {
     async fn look(&self, seen: &mut HashMap<RunId, Seen>, sure: bool) -> Result<(), Error> {
         let runs = self.store.runs().await?;
         seen.retain(|run, _| runs.contains(run));
-        self.bury(&runs).await?;
+        self.bury().await?;
         self.sweep().await?;
         for run in runs {
             let Some(status) = self.store.status(run).await? else { continue };
@@ -138,13 +138,13 @@ impl Reconciler {
     }
 
     /// Closes open runs whose client is gone, deletes ended ones that have outlived their retention.
-    async fn bury(&self, runs: &[RunId]) -> Result<(), Error> {
+    async fn bury(&self) -> Result<(), Error> {
         for run in self.store.overdue().await? {
-            if !runs.contains(&run) || !self.store.lock(run, self.me, HOLD).await? {
+            if !self.store.lock(run, self.me, HOLD).await? {
                 continue;
             }
-            let Some(status) = self.store.status(run).await? else { continue };
-            if status.state.is_running() {
+            let status = self.store.status(run).await?;
+            if status.is_some_and(|status| status.state.is_running()) {
                 tracing::info!(%run, "its client is gone: closed");
                 self.store.close(run).await?;
             } else {

@@ -1,15 +1,17 @@
 //! The loop around the core: events in, effects out. All waiting is done in tasks beside it, which
 //! send their answers back; the loop itself never waits for anything but the next event.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::clock;
 use bolthole_broker::control::Control;
 use bolthole_broker::error::TaskError;
-use bolthole_broker::id::{Incarnation, RunId};
+use bolthole_broker::handoff::Peer;
+use bolthole_broker::id::{Incarnation, ResultKey, RunId, WorkerIndex};
 use bolthole_broker::limits;
+use bolthole_broker::locator::Locator;
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
 use bolthole_broker::run::{
@@ -419,11 +421,32 @@ impl Shell {
         });
     }
 
-    /// Drops freed results. Other workers find theirs by sweeping.
+    /// Drops freed results and tells the workers that hold others: a hint, they sweep as well.
     fn forget(&self, run: RunId, freed: &[FreedResult]) {
+        let mut elsewhere: HashMap<WorkerIndex, Vec<ResultKey>> = HashMap::new();
         for result in freed {
-            self.preparer.values.forget((run, result.task));
+            let FreedResult { task, generation, .. } = *result;
+            self.preparer.values.forget((run, task));
+            if let Locator::Held { worker, .. } = result.locator
+                && worker != self.preparer.inputs.me
+            {
+                let key = ResultKey { run, task, generation, nonce: 0 };
+                elsewhere.entry(worker).or_default().push(key);
+            }
         }
+        if elsewhere.is_empty() {
+            return;
+        }
+        let preparer = Arc::clone(&self.preparer);
+        self.tracker.spawn(async move {
+            for (worker, keys) in elsewhere {
+                let Ok(Some(record)) = preparer.store.worker(worker).await else { continue };
+                let peer = Peer { addr: record.address, incarnation: record.incarnation };
+                if let Err(error) = preparer.inputs.fetcher.forget(&peer, &keys).await {
+                    tracing::debug!(%run, %error, "a holder was not told; its sweep will find them");
+                }
+            }
+        });
     }
 
     /// Notes a failed attempt, then rings for the next one when it is due.

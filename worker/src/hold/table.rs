@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bolthole_broker::handoff::Digest;
-use bolthole_broker::id::{ResultKey, RunId};
+use bolthole_broker::id::{ResultKey, RunId, TaskId};
 use bytes::Bytes;
 use tokio::sync::Mutex as Gate;
 
@@ -50,7 +50,7 @@ pub(super) enum Found {
 /// The results by run, and in order of use.
 #[derive(Default)]
 pub(super) struct Table {
-    runs: HashMap<RunId, HashMap<ResultKey, Entry>>,
+    runs: HashMap<RunId, BTreeMap<ResultKey, Entry>>,
     /// Results in memory by when they were last used, the coldest first.
     used: BTreeMap<u64, ResultKey>,
     uses: u64,
@@ -166,6 +166,15 @@ impl Table {
         removed.map(|entry| self.forget(entry)).is_some()
     }
 
+    /// Removes the results of all attempts at one generation of a task.
+    pub(super) fn remove_attempts(&mut self, run: RunId, task: TaskId, generation: u8) -> usize {
+        let key = |nonce| ResultKey { run, task, generation, nonce };
+        let Some(of_run) = self.runs.get(&run) else { return 0 };
+        let keys: Vec<ResultKey> =
+            of_run.range(key(0)..=key(u64::MAX)).map(|(key, _)| *key).collect();
+        keys.iter().filter(|key| self.remove(key)).count()
+    }
+
     pub(super) fn remove_run(&mut self, run: RunId) -> usize {
         let entries = self.runs.remove(&run).unwrap_or_default();
         let count = entries.len();
@@ -176,7 +185,7 @@ impl Table {
     }
 
     pub(super) fn clear(&mut self) {
-        for entry in std::mem::take(&mut self.runs).into_values().flat_map(HashMap::into_values) {
+        for entry in std::mem::take(&mut self.runs).into_values().flat_map(BTreeMap::into_values) {
             self.forget(entry);
         }
     }

@@ -128,8 +128,9 @@ impl Reading<'_> {
             }
             Frame::Ping { request } => self.answer(Some(Frame::Pong { request })).await,
             Frame::Drop(keys) => {
+                // The store that says what is freed does not know the attempt.
                 for key in &keys {
-                    self.shared.held.drop_key(key);
+                    self.shared.held.drop_attempts(key.run, key.task, key.generation);
                 }
                 Ok(())
             }
