@@ -69,7 +69,7 @@ pub struct Events {
 #[non_exhaustive]
 pub enum Error {
     /// No connection: nothing has happened.
-    #[error("the store at {address} cannot be reached: {reason}")]
+    #[error("no Redis at {address}: {reason}; is it running, and are host and port right?")]
     Unreachable {
         /// `host:port`.
         address: String,
@@ -77,9 +77,7 @@ pub enum Error {
         reason: String,
     },
     /// The connection broke or the deadline passed after the request was sent.
-    #[error(
-        "the store at {address} did not answer: {reason}; the request may have been carried out"
-    )]
+    #[error("Redis at {address} did not answer: {reason}; the request may have been carried out")]
     Unanswered {
         /// `host:port`.
         address: String,
@@ -87,7 +85,10 @@ pub enum Error {
         reason: String,
     },
     /// User name or password is wrong, or a right is missing.
-    #[error("the store at {address} refused this user: {reason}")]
+    #[error(
+        "Redis at {address} refused this user: {reason}; check the user name, its password and its \
+         rights"
+    )]
     Denied {
         /// `host:port`.
         address: String,
@@ -95,7 +96,7 @@ pub enum Error {
         reason: String,
     },
     /// It cannot be used as it is set up.
-    #[error("the store at {address} cannot be used: {reason}")]
+    #[error("Redis at {address} cannot be used: {reason}")]
     Unsuitable {
         /// `host:port`.
         address: String,
@@ -103,7 +104,7 @@ pub enum Error {
         reason: String,
     },
     /// It has no memory or disk left for new work.
-    #[error("the store at {address} is full: {reason}")]
+    #[error("Redis at {address} is full: {reason}")]
     Full {
         /// `host:port`.
         address: String,

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
+use crate::capable::Capable;
 use crate::error::Result;
 use crate::fetch::gone;
 use crate::local::Local;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) leaving: TaskTracker,
     /// The runtime itself, when it is this client's own.
     own_runtime: OnceLock<OwnRuntime>,
+    /// What living workers can run, as far as it was asked for.
+    pub(crate) capable: Mutex<Capable>,
     /// Runs that take calls, for graphs that use handles of theirs.
     open: Mutex<HashMap<RunId, Weak<RunInner>>>,
 }
@@ -75,6 +78,7 @@ impl Core {
             epoch: Mutex::new((epoch, Instant::now())),
             leaving: TaskTracker::new(),
             own_runtime: OnceLock::new(),
+            capable: Mutex::default(),
             open: Mutex::default(),
         }))
     }

@@ -8,6 +8,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
+use bolthole_broker::args::EncodeError;
 use bolthole_broker::error::TaskError;
 use bolthole_broker::graph::{CutError, PlanError, PushError};
 use bolthole_broker::handoff::FetchError;
@@ -57,6 +58,8 @@ pub enum ErrorKind {
     Config,
     /// The name of the run stands for other content.
     Conflict,
+    /// Workers are there, and none of them can run a task of the graph.
+    NoCapableWorker,
     /// The run takes no more tasks.
     Closed,
     /// The run or the result is no longer there.
@@ -209,7 +212,9 @@ impl From<BadName> for Error {
 impl From<CaptureError> for Error {
     fn from(error: CaptureError) -> Self {
         let kind = match &error {
-            CaptureError::Argument { .. } => ErrorKind::Codec,
+            CaptureError::Argument { source: EncodeError::Serialize { .. }, .. } => {
+                ErrorKind::Codec
+            }
             CaptureError::OtherRun { .. } => ErrorKind::Config,
             _ => ErrorKind::Limit,
         };

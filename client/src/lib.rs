@@ -13,10 +13,11 @@
 //! | [`error`] | what can go wrong, and what to do |
 //! | [`testing`] | running a graph in order, here, without workers |
 //!
-//! Inside, `core` is what every part of a client shares, `stage` makes a segment part of a run,
-//! `writer` cuts a stream of calls into segments, `watch` knows which tasks have finished, `fetch`
-//! finds a result wherever it is, in embedded mode by way of `local`; `states` makes the values that
-//! tasks share; `progress` shows how a run gets on.
+//! Inside, `core` is what every part of a client shares, `capable` asks whether workers can run what
+//! is submitted, `stage` makes a segment part of a run, `writer` cuts a stream of calls into
+//! segments, `watch` knows which tasks have finished, `fetch` finds a result wherever it is, in
+//! embedded mode by way of `local`; `states` makes the values that tasks share; `progress` shows how
+//! a run gets on.
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -24,6 +25,7 @@ pub mod __private;
 pub mod arg;
 pub mod blob;
 pub mod blocking;
+mod capable;
 pub mod capture;
 pub mod client;
 pub mod completed;

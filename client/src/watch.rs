@@ -170,6 +170,7 @@ impl Watch {
     async fn read(self: Arc<Self>) {
         let mut cursor = self.known().cursor.clone();
         let mut pause = Duration::from_millis(50);
+        let mut silent = 0_u32;
         loop {
             match self.store.events(self.run, &cursor, REREAD_AFTER).await {
                 Ok(events) => {
@@ -178,6 +179,10 @@ impl Watch {
                     let ended = !events.run.is_some_and(RunState::is_running);
                     let unsure = events.gap || events.finished.is_empty();
                     let last = ended && events.finished.is_empty();
+                    silent = if events.finished.is_empty() { silent + 1 } else { 0 };
+                    if silent > 0 && silent.is_multiple_of(2) && !ended {
+                        self.warn_of_nobody().await;
+                    }
                     self.take(&events);
                     // Before the end is announced, so that a waiter finds what was missed.
                     if unsure && let Err(error) = self.look().await {
@@ -211,6 +216,13 @@ impl Watch {
                 self.wake_all();
                 return;
             }
+        }
+    }
+
+    /// Says so when nothing can happen because there is no worker.
+    async fn warn_of_nobody(&self) {
+        if self.store.workers().await.is_ok_and(|workers| workers.is_empty()) {
+            tracing::warn!(run = %self.run, "no worker is there: the run waits for one");
         }
     }
 

@@ -302,6 +302,8 @@ impl State {
 /// What the keeper is to do next.
 struct Work {
     segment: Option<Segment>,
+    /// Classes of the segment for which no capable worker has been seen.
+    unchecked: Vec<TaskClass>,
     blobs: Vec<(BlobDigest, Bytes)>,
     unpin: Vec<TaskId>,
     phase: Phase,
@@ -311,6 +313,7 @@ impl Writer {
     fn take_work(&self) -> Work {
         let mut state = self.state();
         let work = Work {
+            unchecked: self.core.unchecked(state.builder.classes()),
             segment: state.builder.take_segment(),
             blobs: std::mem::take(&mut state.blobs),
             unpin: std::mem::take(&mut state.unpin),

@@ -30,6 +30,11 @@ impl Classes {
         self.known.len()
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &TaskClass> {
+        self.known.iter().map(|known| &*known.class)
+    }
+
     /// The index of `class`; a new one is checked and added.
     pub(super) fn intern(&mut self, class: &TaskClass) -> Result<u32, CallError> {
         let last = self.known.get(self.last as usize);

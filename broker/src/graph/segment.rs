@@ -214,6 +214,11 @@ impl SegmentBuilder {
         uses.map(|uses| *uses &= !PINNED).is_some()
     }
 
+    /// The classes of the segment as it is now; relays are of a class of their own.
+    pub fn classes(&self) -> impl Iterator<Item = &TaskClass> {
+        self.classes.all()
+    }
+
     /// The segment as it is now; the next one begins. `None` when it has no task.
     pub fn take_segment(&mut self) -> Option<Segment> {
         if self.tasks.is_empty() {

@@ -263,6 +263,7 @@ async fn stage_plan(
 ) -> Result<(Vec<TaskId>, u32)> {
     let mut over = complete;
     if !over {
+        core.check_capable(&core.unchecked(&plan.classes)).await?;
         let blobs: Vec<_> = plan.blobs.iter().map(|(d, bytes)| (*d, bytes.clone())).collect();
         core.put_blobs(run, &blobs).await?;
     }

@@ -107,6 +107,7 @@ impl Writer {
     }
 
     async fn carry_out(&self, work: Work) -> Result<()> {
+        self.core.check_capable(&work.unchecked).await?;
         self.core.put_blobs(self.run, &work.blobs).await?;
         if let Some(segment) = &work.segment {
             self.core.stage(self.run, segment).await?;
