@@ -75,6 +75,11 @@ impl MemoryBroker {
         self.lock().frozen = frozen;
     }
 
+    /// Deliveries that consumers hold and have not settled.
+    pub fn unsettled(&self) -> usize {
+        self.lock().unsettled()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds this lock; were it to, the state would still be whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

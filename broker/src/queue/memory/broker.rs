@@ -74,7 +74,10 @@ pub(super) enum Settlement {
 
 impl Subscriber {
     fn wants(&self, subscription: &Subscription) -> bool {
-        !(self.stopped || self.lo_paused && subscription.route.lane == Lane::Lo)
+        // Between two sessions it could not settle what it got.
+        let in_session = self.epoch != Epoch(0);
+        in_session
+            && !(self.stopped || self.lo_paused && subscription.route.lane == Lane::Lo)
             && subscription.unsettled < subscription.prefetch
     }
 
@@ -113,6 +116,10 @@ impl State {
 
     pub(super) fn depth(&self, queue: &str) -> Option<u32> {
         self.queues.get(queue).map(|lane| u32::try_from(lane.ready.len()).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn unsettled(&self) -> usize {
+        self.subscribers.values().map(|subscriber| subscriber.unsettled.len()).sum()
     }
 
     pub(super) fn enqueue(&mut self, queue: &str, body: Bytes) {
