@@ -100,6 +100,8 @@ pub const SPILL_PAUSE: Duration = Duration::from_secs(1);
 /// How long a request waits for a result to be confirmed. A consumer may hear of a commit from the
 /// store before the holder has its answer.
 pub const HANDOFF_CONFIRM_WAIT: Duration = Duration::from_secs(5);
+/// How long a task waits for a worker that can run it before it fails.
+pub const PARK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A segment without progress for this long is scanned for lost work.
 pub const RECONCILE_AFTER: Duration = Duration::from_secs(10);
 /// Interval of AMQP heartbeats: a silent peer is given up after two. Shorter ones give up peers

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::call::Value;
-use bolthole_broker::handoff::{Digest, Fetcher, Peer, Want};
+use bolthole_broker::handoff::{Digest, FetchError, Fetcher, Peer, Want};
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::TaskStatus;
@@ -20,6 +20,24 @@ use crate::values::{Found, Values};
 /// Tries at a peer that does not answer, and the wait before each next one, doubled each time.
 const FETCH_TRIES: u32 = 4;
 const FETCH_WAIT: Duration = Duration::from_millis(100);
+
+/// Inputs could not be looked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InputError {
+    /// The store did not say where they are.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// Their holder will not talk to this worker.
+    #[error(transparent)]
+    Peer(FetchError),
+}
+
+impl InputError {
+    /// Whether looking again can help.
+    pub(crate) fn is_retryable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retryable())
+    }
+}
 
 /// What became of an input.
 #[derive(Debug, Clone)]
@@ -82,7 +100,7 @@ impl Inputs {
         &self,
         run: RunId,
         tasks: Vec<TaskId>,
-    ) -> Result<HashMap<TaskId, Input>, Error> {
+    ) -> Result<HashMap<TaskId, Input>, InputError> {
         let mut inputs = HashMap::with_capacity(tasks.len());
         let mut unknown = Vec::new();
         for task in tasks {
@@ -159,7 +177,7 @@ impl Inputs {
         &self,
         worker: WorkerIndex,
         mut wants: Vec<(TaskId, Locator, Want)>,
-    ) -> Result<Vec<(TaskId, Input)>, Error> {
+    ) -> Result<Vec<(TaskId, Input)>, InputError> {
         let mut inputs = Vec::with_capacity(wants.len());
         if worker == self.me {
             for (task, locator, want) in wants {
@@ -195,6 +213,10 @@ impl Inputs {
                         inputs.push((task, Input::Value(value)));
                     }
                     Err(error) if error.is_lost() => inputs.push((task, Input::Lost(locator))),
+                    // Not lost: whoever set up the cluster must act, and another worker may do.
+                    Err(error @ (FetchError::Auth { .. } | FetchError::Protocol { .. })) => {
+                        return Err(InputError::Peer(error));
+                    }
                     Err(error) => {
                         tracing::warn!(%task, %worker, attempt, %error, "fetch failed");
                         again.push((task, locator, want));

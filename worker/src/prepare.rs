@@ -2,7 +2,7 @@
 //! some a lease. Whatever keeps it from running here is found out here.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::args::Arg;
@@ -12,18 +12,19 @@ use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
+use bolthole_broker::limits;
 use bolthole_broker::registry::{Registry, TaskEntry};
 use bolthole_broker::run::{Header, LeaseRequest, Leased, Lost, Ready, Rearmed};
 use bolthole_broker::state::{StateByte, TaskState};
 use bolthole_broker::store::{Error, Store};
 use bolthole_broker::task::{RELAY, TaskKind};
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Describe;
 use crate::flight::{Key, Prepared, Runnable, TaskInfo, Wanted};
-use crate::inputs::{Input, Inputs};
+use crate::inputs::{Input, InputError, Inputs};
 use crate::known::Known;
 use crate::values::Values;
 
@@ -41,6 +42,8 @@ pub(crate) struct Preparer {
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
     pub(crate) incarnation: Incarnation,
+    /// Since when tasks wait that this build cannot run.
+    pub(crate) parked: Parked,
     /// Ends all attempts when the worker must go.
     pub(crate) stop: CancellationToken,
 }
@@ -107,7 +110,7 @@ impl Preparer {
         &self,
         run: RunId,
         tasks: &[Wanted],
-    ) -> Result<Vec<(Key, Prepared)>, Error> {
+    ) -> Result<Vec<(Key, Prepared)>, InputError> {
         let missing: Vec<TaskId> = tasks
             .iter()
             .filter(|wanted| wanted.info.is_none())
@@ -125,7 +128,7 @@ impl Preparer {
                 prepared.push((key, Prepared::Drop { rearmed: Vec::new() }));
                 continue;
             };
-            match self.unfit(ready, &info) {
+            match self.unfit(run, ready, &info) {
                 Some(unfit) => prepared.push((key, unfit)),
                 None => waiting.push((ready, info, wanted.check)),
             }
@@ -166,7 +169,7 @@ impl Preparer {
     }
 
     /// Why this worker cannot run the task, if it cannot.
-    fn unfit(&self, ready: Ready, info: &TaskInfo) -> Option<Prepared> {
+    fn unfit(&self, run: RunId, ready: Ready, info: &TaskInfo) -> Option<Prepared> {
         let class = info.class();
         if !self.queues.contains(&class.options.queue) {
             return Some(Prepared::Elsewhere);
@@ -184,18 +187,27 @@ impl Preparer {
         if is_relay(ready, info) {
             return None;
         }
-        let message = match self.registry.get(&class.task) {
-            None => format!(
-                "this worker has no task {:?}: link the crate that defines it into the worker",
-                class.task
+        let (kind, message) = match self.registry.get(&class.task) {
+            None => (
+                TaskErrorKind::NoCapableWorker,
+                format!(
+                    "this worker has no task {:?}: link the crate that defines it into the worker",
+                    class.task
+                ),
             ),
-            Some(entry) if entry.signature != class.signature => format!(
-                "task {:?} is {} for the client and {} for this worker: build both from the same \
-                 source",
-                class.task, class.signature, entry.signature
+            Some(entry) if entry.signature != class.signature => (
+                TaskErrorKind::Signature,
+                format!(
+                    "task {:?} is {} for the client and {} for this worker: build both from the \
+                     same source",
+                    class.task, class.signature, entry.signature
+                ),
             ),
             Some(_) => return None,
         };
+        if self.parked.is_over((run, ready.task)) {
+            return Some(Prepared::Fail { ready, info: info.clone(), attempt: 1, kind, message });
+        }
         Some(Prepared::Park { info: info.clone(), message })
     }
 
@@ -337,7 +349,7 @@ impl Preparer {
         }
         let Some(entry) = self.entry(&info) else {
             let message = "the task's signature differs on this worker".to_owned();
-            return self.unfit(ready, &info).unwrap_or(Prepared::Park { info, message });
+            return self.unfit(run, ready, &info).unwrap_or(Prepared::Park { info, message });
         };
         let cancel = self.stop.child_token();
         let ctx = Ctx::new(run, ready.task, start.attempt, cancel.clone(), Arc::clone(header));
@@ -384,6 +396,22 @@ impl Preparer {
                 message: error.to_string(),
             },
         }
+    }
+}
+
+/// Tasks that no worker could run so far, as far as this one has seen: each waits at most
+/// [`limits::PARK_MAX`] for a worker that can.
+#[derive(Debug, Default)]
+pub(crate) struct Parked(Mutex<HashMap<Key, Instant>>);
+
+impl Parked {
+    /// Notes that a task could not be run here; whether it has waited for too long.
+    fn is_over(&self, key: Key) -> bool {
+        let now = Instant::now();
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that another worker took in the end are forgotten after twice the time.
+        since.retain(|_, first| now < *first + 2 * limits::PARK_MAX);
+        now >= *since.entry(key).or_insert(now) + limits::PARK_MAX
     }
 }
 

@@ -24,7 +24,7 @@ use crate::hold::{Held, HoldOptions};
 use crate::inputs::{Gates, Inputs};
 use crate::known::Known;
 use crate::options::Options;
-use crate::prepare::Preparer;
+use crate::prepare::{Parked, Preparer};
 use crate::presence::{self, InFlight};
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
@@ -258,6 +258,7 @@ impl Parts {
             states: Arc::new(states),
             queues: served.clone(),
             incarnation: self.incarnation,
+            parked: Parked::default(),
             stop: self.stop.child_token(),
         });
         let core = Core::new(Identity {

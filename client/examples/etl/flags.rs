@@ -11,7 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 /// Which two three-day windows of New York's flights had the most alike delays?
 ///
 /// Without --cluster or --worker everything runs in this process, and no server is needed. The
-/// other two find RabbitMQ and Redis by BOLTHOLE_AMQP_URL and BOLTHOLE_REDIS_URL.
+/// other two find RabbitMQ and Redis by `BOLTHOLE_AMQP_URL` and `BOLTHOLE_REDIS_URL`.
 #[derive(Debug, Parser)]
 pub(crate) struct Flags {
     /// Folder that holds flights/*.csv.gz, airports.csv.gz and planes.csv.gz

@@ -23,7 +23,9 @@ mod tables;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use bolthole::{Client, Ctx, task};
+use bolthole::blocking::Client;
+use bolthole::worker::WorkerBuilder;
+use bolthole::{Ctx, task};
 use clap::Parser as _;
 
 use flags::{Flags, hold};
@@ -68,13 +70,12 @@ fn reduction(comparisons: &[Comparison], ctx: &Ctx) -> Option<Comparison> {
 }
 
 #[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let flags = Flags::parse();
     if flags.worker {
         flags::log();
         let worker = bolthole::worker::from_env()?;
-        return Ok(flags.slots.into_iter().fold(worker, |w, s| w.slots(s)).run_async().await?);
+        return Ok(flags.slots.into_iter().fold(worker, WorkerBuilder::slots).run()?);
     }
     let folder = std::path::absolute(&flags.data)?;
     let files = flights::files(&folder, flags.days)?;
@@ -90,12 +91,12 @@ async fn main() -> Result<()> {
         .collect();
     let best = reduction::delayed(compared);
 
-    let client = if flags.cluster { Client::from_env().await? } else { Client::embedded().await? };
+    let client = if flags.cluster { Client::from_env()? } else { Client::embedded()? };
     let run = match flags.run {
         Some(name) => client.run(name),
         None => client.unnamed(),
     };
-    let best = run.header(flags::HOLD, flags.hold.to_string()).compute(best).await?;
+    let best = run.header(flags::HOLD, flags.hold.to_string()).compute(best)?;
     println!("{}", best.context("no pair of windows can be compared")?);
     Ok(())
 }
