@@ -24,8 +24,12 @@ fn value(class: &TaskClass, identity: u32, args: &[Arg], inputs: &[Value]) -> Va
         hash.update(&identity.to_be_bytes());
     }
     let distinct: BTreeSet<_> = inputs.iter().collect();
-    distinct.into_iter().for_each(|input| _ = hash.update(input));
-    args.iter().for_each(|arg| hash_arg(&mut hash, arg, inputs));
+    for input in distinct {
+        hash.update(input);
+    }
+    for arg in args {
+        hash_arg(&mut hash, arg, inputs);
+    }
     *hash.finalize().as_bytes()
 }
 
@@ -36,7 +40,9 @@ fn hash_arg(hash: &mut blake3::Hasher, arg: &Arg, inputs: &[Value]) {
         Arg::Blob { digest, .. } => _ = hash.update(b"b").update(digest),
         Arg::List(items) => {
             hash.update(b"[");
-            items.iter().for_each(|item| hash_arg(hash, item, inputs));
+            for item in items {
+                hash_arg(hash, item, inputs);
+            }
             hash.update(b"]");
         }
     }
@@ -286,22 +292,22 @@ fn only_used_blobs_are_kept_and_all_must_be_there() {
         let bytes = Bytes::from(vec![byte; length]);
         (*blake3::hash(&bytes).as_bytes(), bytes)
     };
-    let uses = |digest, length| Node {
+    let user = |digest, length| Node {
         args: vec![Arg::List(vec![Arg::Blob { digest, length }])],
         ..Node::default()
     };
-    let (used, spare) = (blob(1, 10), blob(2, 10));
-    let mut captured = graph(vec![uses(used.0, 10), uses(spare.0, 10)], vec![0]);
-    captured.blobs = HashMap::from([used.clone(), spare.clone()]);
+    let (needed, spare) = (blob(1, 10), blob(2, 10));
+    let mut captured = graph(vec![user(needed.0, 10), user(spare.0, 10)], vec![0]);
+    captured.blobs = HashMap::from([needed.clone(), spare.clone()]);
     let planned = plan(captured.clone()).unwrap();
-    assert_eq!(planned.blobs, HashMap::from([used]));
+    assert_eq!(planned.blobs, HashMap::from([needed]));
     captured.outputs = vec![1];
     captured.blobs.remove(&spare.0);
     let missing = PlanError::MissingBlob { place: 1, length: 10 };
     assert_eq!(plan(captured).unwrap_err(), missing);
 
     let large: Vec<_> = (0..5).map(|byte| blob(byte, limits::BLOB_BYTES_MAX)).collect();
-    let nodes = large.iter().map(|(digest, bytes)| uses(*digest, bytes.len() as u64)).collect();
+    let nodes = large.iter().map(|(digest, bytes)| user(*digest, bytes.len() as u64)).collect();
     let mut captured = graph(nodes, vec![0, 1, 2, 3, 4]);
     captured.blobs = large.into_iter().collect();
     assert!(matches!(plan(captured.clone()), Err(PlanError::Blobs { .. })));
