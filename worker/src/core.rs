@@ -45,6 +45,8 @@ pub(crate) enum Effect {
     Publish(Publish),
     /// Settle a delivery.
     Ack(Tag),
+    /// Return a delivery.
+    GiveBack(Tag),
     /// A commit has named these results: they may be served.
     Confirm(Vec<(Key, u64)>),
     /// These results lost a race, or nobody needs them.
@@ -57,12 +59,18 @@ pub(crate) enum Effect {
     Retry { run: RunId, retry: Retry, info: TaskInfo },
     /// Ring again later for a task that this build cannot run.
     Park { run: RunId, ready: Ready, info: TaskInfo, message: String },
+    /// Ring for this task when it may start.
+    Later { run: RunId, ready: Ready, info: TaskInfo, wait: Duration },
+    /// Take these off the bench, unless they have started, and say which.
+    TakeBack(Vec<Key>),
+    /// Drop a staged segment whose tasks will never start.
+    Unstage { run: RunId, segment: u32 },
     /// Take or prolong leases.
     Lease { run: RunId, requests: Vec<LeaseRequest> },
     /// Delete outbox entries.
     Settle { run: RunId, sequences: Vec<u64> },
-    /// A slot's thread is stuck in a task that has run out of time: start another one.
-    SpareSlot,
+    /// A slot's thread is stuck in this attempt, which has run out of time: start another one.
+    SpareSlot { nonce: u64 },
 }
 
 /// Tasks to ring for, and on whose account.
@@ -88,6 +96,8 @@ enum Stage {
     Preparing,
     /// On the bench or on a slot.
     Running,
+    /// Its attempt has failed, and the next one is being noted.
+    Retrying,
     /// Waiting for its commit, or in one.
     Finished,
 }
@@ -110,8 +120,11 @@ struct Flight {
     depth: u16,
     /// Tasks that run on its uncommitted value.
     continued: Vec<Key>,
-    /// What it came from is void: its end is dropped.
+    /// Its end is dropped: it lost, or what it came from did, or it was given away.
     void: bool,
+    /// It was rung for since it entered. Then it must not leave without a commit before the store
+    /// was asked once more: the message that was taken for a repetition may have been news.
+    rung: bool,
 }
 
 /// What the core must know of the worker it decides for.
@@ -198,38 +211,46 @@ impl Core {
         fresh: bool,
         now: Instant,
     ) -> Vec<Effect> {
+        if self.draining {
+            return vec![Effect::GiveBack(delivery.tag)];
+        }
         let run = parcel.run;
         let chunks: Vec<(u32, Arc<Chunk>)> =
             parcel.chunks.into_iter().map(|(segment, chunk)| (segment, Arc::new(chunk))).collect();
-        let new: Vec<Ready> = parcel
-            .tasks
-            .into_iter()
-            .filter(|ready| !self.flights.contains_key(&(run, ready.task)))
-            .collect();
-        let id = self.parcels.open(delivery.tag, new.len(), now);
-        let tasks: Vec<Wanted> = new
-            .into_iter()
-            .map(|ready| {
-                let task = ready.task;
-                let of_segment = chunks.iter().filter(|(segment, _)| *segment == task.segment());
-                let mut found =
-                    of_segment.filter_map(|(_, chunk)| TaskInfo::find(chunk, task.index()));
-                let wanted = Wanted {
-                    ready,
-                    info: found.next(),
-                    check: !fresh || delivery.redelivered,
-                    lazy: false,
-                };
-                self.take_off(run, &wanted, Some(id), None, 0);
-                wanted
-            })
-            .collect();
+        let id = self.parcels.open(delivery.tag, now);
+        let mut tasks = Vec::new();
+        for ready in parcel.tasks {
+            let task = ready.task;
+            if self.is_here((run, task), id) {
+                continue;
+            }
+            let of_segment = chunks.iter().filter(|(segment, _)| *segment == task.segment());
+            let mut found = of_segment.filter_map(|(_, chunk)| TaskInfo::find(chunk, task.index()));
+            let info = found.next();
+            let check = !fresh || delivery.redelivered;
+            let wanted = Wanted { ready, info, check, lazy: None };
+            self.parcels.add_tasks(id, 1);
+            self.take_off(run, &wanted, Some(id), None, 0);
+            tasks.push(wanted);
+        }
         let mut effects = Vec::new();
         if !tasks.is_empty() {
             effects.push(Effect::Prepare { run, tasks });
         }
         self.settle_deliveries(now, &mut effects);
         effects
+    }
+
+    /// Whether the task is in flight; if so, notes that it was rung for. A delivery that came again
+    /// after its session had ended takes the place of the lost one.
+    fn is_here(&mut self, key: Key, delivery: ParcelId) -> bool {
+        let Some(flight) = self.flights.get_mut(&key) else { return false };
+        flight.rung = true;
+        if !flight.parcel.is_some_and(|parcel| self.parcels.holds(parcel)) {
+            flight.parcel = Some(delivery);
+            self.parcels.add_tasks(delivery, 1);
+        }
+        true
     }
 
     /// A session with the queue ended: its deliveries come again. What runs here runs on; its
@@ -256,18 +277,32 @@ impl Core {
         effects
     }
 
-    /// No new work; what is on its way here but has not begun is given back to the queue.
-    pub(crate) fn on_drain(&mut self, started: &HashSet<Key>, now: Instant) -> Vec<Effect> {
+    /// No new work; what is on its way here but has not begun is given back to the queue. `benched`
+    /// were waiting for a slot and will not get one.
+    pub(crate) fn on_drain(&mut self, benched: &[Key], now: Instant) -> Vec<Effect> {
         self.draining = true;
-        let waiting: Vec<Key> = self
+        let preparing: Vec<Key> = self
             .flights
             .iter()
-            .filter(|(key, flight)| flight.stage != Stage::Finished && !started.contains(*key))
+            .filter(|(_, flight)| flight.stage == Stage::Preparing && !flight.void)
             .map(|(key, _)| *key)
             .collect();
         let mut effects = Vec::new();
-        for key in waiting {
+        for key in preparing {
             self.give_away(key, true, &mut effects);
+        }
+        effects.extend(self.on_taken_back(benched, now));
+        effects
+    }
+
+    /// These waited for a slot and will not get one.
+    pub(crate) fn on_taken_back(&mut self, keys: &[Key], now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for key in keys {
+            match self.flights.get(key) {
+                Some(flight) if flight.void => self.leave(*key, &mut effects),
+                _ => self.give_away(*key, true, &mut effects),
+            }
         }
         self.settle_deliveries(now, &mut effects);
         effects
@@ -296,11 +331,12 @@ impl Core {
             depth,
             continued: Vec::new(),
             void: false,
+            rung: false,
         };
         self.flights.insert((run, wanted.ready.task), flight);
     }
 
-    /// A task leaves: committed, dropped, or published.
+    /// A task leaves: committed, or certainly none of ours.
     fn land(&mut self, key: Key) -> Option<Flight> {
         let flight = self.flights.remove(&key)?;
         if let Some(parcel) = flight.parcel {
@@ -312,8 +348,42 @@ impl Core {
         Some(flight)
     }
 
-    /// A task leaves by being published; its delivery and outbox entry wait for the confirm.
+    /// A task leaves without a commit. When it was rung for meanwhile it begins anew, by asking the
+    /// store where it stands.
+    fn leave(&mut self, key: Key, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flights.get(&key) else { return };
+        if !flight.rung {
+            self.land(key);
+            return;
+        }
+        if self.draining {
+            self.give_away_now(key, true, effects);
+            return;
+        }
+        let (parcel, outbox) = (flight.parcel, flight.outbox);
+        let wanted =
+            Wanted { ready: flight.ready, info: flight.info.clone(), check: true, lazy: None };
+        self.take_off(key.0, &wanted, parcel, outbox, 0);
+        effects.push(Effect::Prepare { run: key.0, tasks: vec![wanted] });
+    }
+
+    /// A task leaves by being published; its delivery and outbox entry wait for the confirm. While
+    /// it is being prepared its place is kept, so that the answer meets no later attempt.
     fn give_away(&mut self, key: Key, check: bool, effects: &mut Vec<Effect>) {
+        let flight = self.flights.get(&key);
+        let Some(flight) = flight.filter(|flight| flight.stage == Stage::Preparing) else {
+            self.give_away_now(key, check, effects);
+            return;
+        };
+        let wanted = Wanted { ready: flight.ready, info: None, check, lazy: None };
+        self.give_away_now(key, check, effects);
+        self.take_off(key.0, &wanted, None, None, 0);
+        if let Some(flight) = self.flights.get_mut(&key) {
+            flight.void = true;
+        }
+    }
+
+    fn give_away_now(&mut self, key: Key, check: bool, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flights.remove(&key) else { return };
         if let Some(cancel) = flight.cancel {
             cancel.cancel();
@@ -344,7 +414,10 @@ impl Core {
     /// Whether a task of this class may follow `flight` before the commit, on its value alone.
     fn may_continue(&self, info: &TaskInfo, depth: u16) -> bool {
         let class = info.class();
+        // A failed attempt is noted at once, and could be before the task is ready at all: then its
+        // next one would be forgotten. Hence no task that may be retried.
         depth < LAZY_CHAIN_MAX
+            && class.options.retries == 0
             && !self.draining
             && info.descriptor().inputs.len() == 1
             && class.kind != TaskKind::Effect

@@ -59,8 +59,8 @@ pub(crate) struct Wanted {
     /// Whether the store must be asked first where the task stands: the message is a repetition, a
     /// reminder, or of another life of the store.
     pub(crate) check: bool,
-    /// Whether it continues an uncommitted task of this worker, whose value it may use.
-    pub(crate) lazy: bool,
+    /// It continues the uncommitted attempt of this nonce here, whose value it may use.
+    pub(crate) lazy: Option<u64>,
 }
 
 /// What preparing a task came to.
@@ -78,8 +78,9 @@ pub(crate) enum Prepared {
     Elsewhere,
     /// This build cannot run it; another one may.
     Park { info: TaskInfo, message: String },
-    /// It is not to be run here and now: finished, leased elsewhere, not due, or waiting for an
-    /// input again. `rearmed` are inputs that were lost and are ready to be computed again.
+    /// It is to be rung for again after this time: not before then may it start.
+    Later { ready: Ready, info: TaskInfo, wait: Duration },
+    /// It is not to be run here and now: finished, leased elsewhere, or waiting for an input again. `rearmed` are inputs that were lost and are ready to be computed again.
     Drop { rearmed: Vec<Ready> },
 }
 

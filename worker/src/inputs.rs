@@ -88,7 +88,12 @@ impl Gates {
 
 impl Inputs {
     /// An input that is in memory here.
-    pub(crate) fn at_hand(&self, run: RunId, task: TaskId, continuing: bool) -> Option<Value> {
+    pub(crate) fn at_hand(
+        &self,
+        run: RunId,
+        task: TaskId,
+        continuing: Option<u64>,
+    ) -> Option<Value> {
         match self.values.find((run, task), continuing)? {
             Found::Value(value) => Some(value),
             Found::Spilled(_) => None,
@@ -104,7 +109,7 @@ impl Inputs {
         let mut inputs = HashMap::with_capacity(tasks.len());
         let mut unknown = Vec::new();
         for task in tasks {
-            let found = match self.values.find((run, task), false) {
+            let found = match self.values.find((run, task), None) {
                 Some(Found::Value(value)) => Some(value),
                 Some(Found::Spilled(key)) => self.read_back(&key).await,
                 None => None,
@@ -188,7 +193,7 @@ impl Inputs {
         }
         let keys: Vec<ResultKey> = wants.iter().map(|(_, _, want)| want.key).collect();
         let _turns = self.gates.enter(&keys).await;
-        wants.retain(|(task, _, want)| match self.values.find((want.key.run, *task), false) {
+        wants.retain(|(task, _, want)| match self.values.find((want.key.run, *task), None) {
             Some(Found::Value(value)) => {
                 inputs.push((*task, Input::Value(value)));
                 false

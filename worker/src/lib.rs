@@ -9,6 +9,7 @@
 //! | `flight` | a task on its way through, step by step |
 //! | `prepare`, `inputs`, `known` | what a task needs: lease, inputs, descriptor, header, blobs |
 //! | `slots`, `spawn` | running bodies; tasks that tasks submit |
+//! | `commit` | commits whose reply may have been lost |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
 //! | `values`, [`hold`], [`serve`], [`memory`] | results that are here, on disk, for peers |
 //! | `pulse`, [`health`], [`metrics`] | what operators ask |
@@ -22,6 +23,7 @@
     )
 )]
 
+mod commit;
 mod core;
 mod flight;
 pub mod health;

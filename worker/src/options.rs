@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bolthole_broker::handoff::ClusterSecret;
+use bolthole_broker::limits;
 use bolthole_broker::task::DEFAULT_QUEUE;
 
 /// Everything about a worker that is not its tasks or its servers.
@@ -24,6 +26,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Where results go when memory is short; by default the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
+    /// A run without progress for this long is searched for lost work.
+    pub reconcile: Duration,
     /// Where health and metrics are served.
     pub health: Option<SocketAddr>,
 }
@@ -38,6 +42,7 @@ impl Default for Options {
             secret: None,
             memory_bytes: crate::memory::limit_bytes(),
             spill_dir: Some(std::env::temp_dir()),
+            reconcile: limits::RECONCILE_AFTER,
             health: None,
         }
     }

@@ -56,6 +56,17 @@ struct Start {
     leased: bool,
 }
 
+/// Whether an attempt may start.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Ours {
+        attempt: u32,
+    },
+    NotOurs,
+    /// Not before this time has passed.
+    Early(Duration),
+}
+
 impl Start {
     fn first() -> Self {
         Self { attempt: 1, nonce: clock::random_u64(), leased: false }
@@ -180,9 +191,10 @@ impl Preparer {
             let kind = TaskErrorKind::Expired;
             return Some(Prepared::Fail { ready, info: info.clone(), attempt: 1, kind, message });
         }
-        if class.options.not_before_ms.is_some_and(|start| start > clock::unix_ms()) {
-            let message = "it is not to be started yet".to_owned();
-            return Some(Prepared::Park { info: info.clone(), message });
+        let early = class.options.not_before_ms.unwrap_or(0).saturating_sub(clock::unix_ms());
+        if early > 0 {
+            let wait = Duration::from_millis(early);
+            return Some(Prepared::Later { ready, info: info.clone(), wait });
         }
         if is_relay(ready, info) {
             return None;
@@ -249,32 +261,37 @@ impl Preparer {
         let effect = info.class().kind == TaskKind::Effect;
         if (check || effect) && !is_relay(ready, &info) {
             match self.lease(run, ready, start.nonce).await? {
-                Some(attempt) => start = Start { attempt, leased: true, ..start },
-                None => return Ok(Prepared::Drop { rearmed: Vec::new() }),
+                Turn::Ours { attempt } => start = Start { attempt, leased: true, ..start },
+                Turn::NotOurs => return Ok(Prepared::Drop { rearmed: Vec::new() }),
+                Turn::Early(wait) => return Ok(Prepared::Later { ready, info, wait }),
             }
         }
         Ok(self.assemble(run, ready, info, values, blobs, header, start))
     }
 
-    /// Takes the task's lease; the number of the attempt, or nothing when another has it. A holder
-    /// whose data port refuses, or answers as somebody else, is dead and is followed at once.
-    async fn lease(&self, run: RunId, ready: Ready, nonce: u64) -> Result<Option<u32>, Error> {
+    /// Takes the task's lease, unless another has it or the time has not come. A holder whose data port refuses, or answers as somebody else, is dead and is followed at once.
+    async fn lease(&self, run: RunId, ready: Ready, nonce: u64) -> Result<Turn, Error> {
         let Ready { task, generation, .. } = ready;
         let mut request = LeaseRequest { task, generation, nonce, over: None };
         for _ in 0..2 {
             let answers = self.store.lease(run, self.incarnation, &[request]).await?;
             match answers.first() {
-                Some(Leased::Granted { attempt }) => return Ok(Some(*attempt)),
+                Some(Leased::Granted { attempt }) => return Ok(Turn::Ours { attempt: *attempt }),
+                // By the store's clock; ours may differ, and then asks once more.
+                Some(Leased::NotDue { at_ms }) => {
+                    let wait = at_ms.saturating_sub(clock::unix_ms());
+                    return Ok(Turn::Early(Duration::from_millis(wait)));
+                }
                 Some(Leased::Taken { holder, nonce }) if request.over.is_none() => {
                     if *holder == self.incarnation || !self.is_dead(*holder).await? {
-                        return Ok(None);
+                        return Ok(Turn::NotOurs);
                     }
                     request.over = Some(*nonce);
                 }
-                _ => return Ok(None),
+                _ => return Ok(Turn::NotOurs),
             }
         }
-        Ok(None)
+        Ok(Turn::NotOurs)
     }
 
     /// Whether a worker is certainly gone. One without a record may only be cut off from the store:

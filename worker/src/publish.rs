@@ -12,6 +12,7 @@ use bolthole_broker::store::{Epoch, Error};
 use bytes::Bytes;
 use tokio::sync::RwLock;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::core::Describe;
 use crate::flight::TaskInfo;
@@ -19,7 +20,8 @@ use crate::known::Known;
 
 /// Tries of a publication before it is left to reconciling.
 const TRIES: u32 = 5;
-const WAIT: Duration = Duration::from_millis(100);
+/// The wait after the first of them, doubled each time up to the second.
+const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Publishes.
 #[derive(Debug)]
@@ -32,7 +34,8 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Rings for tasks that others may run, `per_parcel` of them with each message. `check` makes
-    /// receivers ask the store first. True when the broker has confirmed all of it.
+    /// receivers ask the store first. True when the broker has confirmed all of it, false after some
+    /// tries.
     pub(crate) async fn ring(
         &self,
         run: RunId,
@@ -40,29 +43,71 @@ impl Publisher {
         check: bool,
         per_parcel: usize,
     ) -> bool {
-        let mut left = match self.parcels(run, ready, check, per_parcel).await {
-            Ok(parcels) => parcels,
-            Err(error) => {
-                tracing::warn!(%run, %error, "cannot publish released tasks; reconciling will");
-                return false;
-            }
-        };
-        let mut wait = WAIT;
+        let mut left = None;
+        let mut wait = WAIT.0;
         for _ in 0..TRIES {
-            let results = self.queue.publish_all(left.clone()).await;
-            let failed = left.into_iter().zip(results).filter_map(|(message, result)| {
-                let error = result.err()?;
-                tracing::debug!(%run, %error, "not published");
-                error.is_retryable().then_some(message)
-            });
-            left = failed.collect();
-            if left.is_empty() {
+            if self.ring_once(run, ready, check, per_parcel, &mut left).await {
                 return true;
             }
             sleep(wait).await;
-            wait *= 2;
+            wait = (wait * 2).min(WAIT.1);
         }
         false
+    }
+
+    /// As [`Self::ring`], until it has succeeded or the worker stops.
+    pub(crate) async fn ring_until(
+        &self,
+        run: RunId,
+        ready: &[Ready],
+        check: bool,
+        per_parcel: usize,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut left = None;
+        let mut wait = WAIT.0;
+        while !stop.is_cancelled() {
+            if self.ring_once(run, ready, check, per_parcel, &mut left).await {
+                return true;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.queue.unblocked(), if self.queue.is_blocked() => {}
+                () = sleep(wait) => wait = (wait * 2).min(WAIT.1),
+            }
+        }
+        false
+    }
+
+    /// Publishes what is `left`, at first everything; true when nothing is.
+    async fn ring_once(
+        &self,
+        run: RunId,
+        ready: &[Ready],
+        check: bool,
+        per_parcel: usize,
+        left: &mut Option<Vec<(Route, Bytes)>>,
+    ) -> bool {
+        let messages = match left.take() {
+            Some(messages) => messages,
+            None => match self.parcels(run, ready, check, per_parcel).await {
+                Ok(parcels) => parcels,
+                Err(error) => {
+                    tracing::warn!(%run, %error, "cannot publish released tasks");
+                    return false;
+                }
+            },
+        };
+        let results = self.queue.publish_all(messages.clone()).await;
+        let failed = messages.into_iter().zip(results).filter_map(|(message, result)| {
+            let error = result.err()?;
+            tracing::debug!(%run, %error, "not published");
+            Some(message)
+        });
+        let failed: Vec<_> = failed.collect();
+        let all = failed.is_empty();
+        *left = Some(failed);
+        all
     }
 
     /// Rings for one task when it is due again. Only a reminder: the due time is in the store.

@@ -17,12 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::publish::Publisher;
 use crate::values::Values;
 
-/// Between two looks, with up to half as much jitter, so that workers take turns.
-const LOOK: Duration = Duration::from_secs(2);
-/// How long one worker looks after a run before another may.
-const HOLD: Duration = Duration::from_secs(3);
-/// The longest time without progress before a run is scanned again.
-const PATIENCE_MAX: Duration = Duration::from_secs(120);
+/// Looks in the time after which a run without progress is scanned; each with up to half as much
+/// jitter, so that workers take turns.
+const LOOKS: u32 = 5;
+/// The longest time without progress before a run is scanned again, in first such times.
+const PATIENCE_MAX: u32 = 12;
+/// Ready tasks that one scan rings for: they may all be waiting in the queue, and ringing for a
+/// million of them again and again would fill it. The others have their turn as these finish.
+const SCAN_TASKS_MAX: usize = 4_096;
 /// Tasks to ring for in one message.
 const PER_PARCEL: usize = 16;
 
@@ -32,6 +34,8 @@ pub(crate) struct Reconciler {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) values: Arc<Values>,
     pub(crate) me: Incarnation,
+    /// A run without progress for this long is scanned.
+    pub(crate) patience: Duration,
     pub(crate) stop: CancellationToken,
 }
 
@@ -49,10 +53,12 @@ impl Reconciler {
         // Nobody is judged dead before the store has been reachable for two leases.
         let mut reachable = Instant::now();
         loop {
-            let jitter = Duration::from_millis(clock::random_u64() % 1_000);
+            let look = self.look_every();
+            let half = u64::try_from(look.as_millis() / 2).unwrap_or(0).max(1);
+            let jitter = Duration::from_millis(clock::random_u64() % half);
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = sleep(LOOK + jitter) => {}
+                () = sleep(look + jitter) => {}
             }
             let sure = reachable.elapsed() >= 2 * limits::WORKER_LEASE;
             if let Err(error) = self.look(&mut seen, sure).await {
@@ -62,44 +68,60 @@ impl Reconciler {
         }
     }
 
+    fn look_every(&self) -> Duration {
+        self.patience / LOOKS
+    }
+
+    /// How long one worker looks after a run before another may.
+    fn hold(&self) -> Duration {
+        self.look_every() * 3 / 2
+    }
+
     async fn look(&self, seen: &mut HashMap<RunId, Seen>, sure: bool) -> Result<(), Error> {
         let runs = self.store.runs().await?;
         seen.retain(|run, _| runs.contains(run));
         self.bury().await?;
         self.sweep().await?;
         for run in runs {
-            let Some(status) = self.store.status(run).await? else { continue };
-            if !status.state.is_running() {
-                seen.remove(&run);
-                continue;
+            match self.look_after(run, seen, sure).await {
+                Ok(()) => {}
+                Err(error) if error.is_retryable() => return Err(error),
+                // What is wrong with one run keeps no other from being looked after.
+                Err(error) => tracing::error!(%run, %error, "cannot look after a run"),
             }
-            let now = Instant::now();
-            let entry = seen.entry(run).or_insert(Seen {
-                finished: status.finished,
-                since: now,
-                patience: limits::RECONCILE_AFTER,
-            });
-            if entry.finished != status.finished {
-                *entry = Seen {
-                    finished: status.finished,
-                    since: now,
-                    patience: limits::RECONCILE_AFTER,
-                };
-            }
-            let stalled = now >= entry.since + entry.patience;
-            if !self.store.lock(run, self.me, HOLD).await? {
-                continue;
-            }
-            let workers: Vec<WorkerRecord> =
-                self.store.workers().await?.into_iter().map(|(_, record)| record).collect();
-            if sure {
-                self.ring_for_the_dead(run, &workers).await?;
-            }
-            if stalled {
-                entry.since = now;
-                entry.patience = (entry.patience * 2).min(PATIENCE_MAX);
-                self.scan(run, &workers).await?;
-            }
+        }
+        Ok(())
+    }
+
+    async fn look_after(
+        &self,
+        run: RunId,
+        seen: &mut HashMap<RunId, Seen>,
+        sure: bool,
+    ) -> Result<(), Error> {
+        let Some(status) = self.store.status(run).await? else { return Ok(()) };
+        if !status.state.is_running() {
+            seen.remove(&run);
+            return Ok(());
+        }
+        let now = Instant::now();
+        let fresh = Seen { finished: status.finished, since: now, patience: self.patience };
+        let entry = seen.entry(run).or_insert(fresh);
+        if entry.finished != status.finished {
+            *entry = Seen { finished: status.finished, since: now, patience: self.patience };
+        }
+        let stalled = now >= entry.since + entry.patience;
+        if !self.store.lock(run, self.me, self.hold()).await? {
+            return Ok(());
+        }
+        let workers: Vec<WorkerRecord> =
+            self.store.workers().await?.into_iter().map(|(_, record)| record).collect();
+        if sure {
+            self.ring_for_the_dead(run, &workers).await?;
+        }
+        if stalled && self.scan(run, &workers).await? {
+            entry.since = now;
+            entry.patience = (entry.patience * 2).min(self.patience * PATIENCE_MAX);
         }
         Ok(())
     }
@@ -117,30 +139,34 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Rings for everything of a run that is ready and that no living worker has.
-    async fn scan(&self, run: RunId, workers: &[WorkerRecord]) -> Result<(), Error> {
+    /// Rings for what is ready of a run and what no living worker has; false when that failed.
+    async fn scan(&self, run: RunId, workers: &[WorkerRecord]) -> Result<bool, Error> {
         let busy: HashSet<TaskId> = workers
             .iter()
             .flat_map(|record| record.in_flight.iter())
             .filter(|(of, _)| *of == run)
             .flat_map(|(_, tasks)| tasks.iter().copied())
             .collect();
+        let mut room = SCAN_TASKS_MAX;
         for segment in self.store.segments(run).await? {
             let ready = self.store.ready(run, segment).await?;
-            let lost: Vec<Ready> =
-                ready.into_iter().filter(|ready| !busy.contains(&ready.task)).collect();
+            let lost = ready.into_iter().filter(|ready| !busy.contains(&ready.task));
+            let lost: Vec<Ready> = lost.take(room).collect();
+            room -= lost.len();
             if !lost.is_empty() {
                 tracing::info!(%run, segment, tasks = lost.len(), "rings again for ready tasks");
-                self.publisher.ring(run, &lost, true, PER_PARCEL).await;
+                if !self.publisher.ring(run, &lost, true, PER_PARCEL).await {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Closes open runs whose client is gone, deletes ended ones that have outlived their retention.
     async fn bury(&self) -> Result<(), Error> {
         for run in self.store.overdue().await? {
-            if !self.store.lock(run, self.me, HOLD).await? {
+            if !self.store.lock(run, self.me, self.hold()).await? {
                 continue;
             }
             let status = self.store.status(run).await?;

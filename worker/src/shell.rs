@@ -1,7 +1,7 @@
 //! The loop around the core: events in, effects out. All waiting is done in tasks beside it, which
 //! send their answers back; the loop itself never waits for anything but the next event.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
 use bolthole_broker::run::{
     Commit, Committed, End, FreedResult, LeaseRequest, Leased, OutboxId, Ready, Retried, Retry,
 };
-use bolthole_broker::store::Error;
+use bolthole_broker::state::RunState;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::commit::{send_commit, settle_all};
 use crate::core::{Core, Effect, Publish};
 use crate::flight::{Key, Prepared, TaskInfo, Wanted};
 use crate::hold::Pressure;
@@ -145,6 +146,10 @@ impl Shell {
                 }
             }
             let finished = self.slots.take_finished();
+            // A task that looks whether it is cancelled may have ended just because of that.
+            if stop.is_cancelled() {
+                break;
+            }
             let now = Instant::now();
             if !finished.is_empty() {
                 let known = Arc::clone(&self.preparer.known);
@@ -282,9 +287,8 @@ impl Shell {
         tracing::info!("draining: no new work");
         self.pulse.draining();
         self.settler.stop().await;
-        let started: HashSet<Key> = self.slots.running().iter().map(|slot| slot.key).collect();
-        self.slots.clear_bench();
-        let effects = self.core.on_drain(&started, Instant::now());
+        let benched = self.slots.clear_bench();
+        let effects = self.core.on_drain(&benched, Instant::now());
         self.perform(effects).await;
     }
 
@@ -315,6 +319,20 @@ impl Shell {
             Effect::Publish(publish) => self.publish(publish),
             Effect::Ack(tag) => {
                 self.settler.ack(tag).await;
+            }
+            Effect::GiveBack(tag) => {
+                self.settler.give_back(tag).await;
+            }
+            Effect::TakeBack(keys) => {
+                let back = self.slots.take_back(&keys);
+                return self.core.on_taken_back(&back, Instant::now());
+            }
+            Effect::Unstage { run, segment } => self.unstage(run, segment),
+            Effect::Later { run, ready, info, wait } => {
+                let publisher = Arc::clone(&self.publisher);
+                self.tracker.spawn(async move {
+                    publisher.ring_later(run, ready, &info, wait).await;
+                });
             }
             Effect::Confirm(keys) => {
                 self.pulse.committed.add(keys.len() as u64);
@@ -347,7 +365,7 @@ impl Shell {
             }
             Effect::Lease { run, requests } => self.lease(run, requests),
             Effect::Settle { run, sequences } => self.settle(run, sequences),
-            Effect::SpareSlot => self.slots.replace(),
+            Effect::SpareSlot { nonce } => self.slots.replace(nonce),
         }
         Vec::new()
     }
@@ -392,17 +410,20 @@ impl Shell {
         let stop = self.preparer.stop.clone();
         self.tracker.spawn(async move {
             let mut wait = STORE_WAIT.0;
+            let mut repeated = false;
             let reply = loop {
-                match store.commit(run, &commit).await {
+                match send_commit(&store, run, &commit, repeated).await {
                     Ok(reply) => break reply,
                     Err(error) if error.is_retryable() && !stop.is_cancelled() => {
                         tracing::warn!(%run, %error, "a commit was not answered; repeating it");
+                        repeated |= error.is_ambiguous();
                         sleep(wait).await;
                         wait = (wait * 2).min(STORE_WAIT.1);
                     }
                     Err(error) => {
                         tracing::error!(%run, %error, "a commit was refused");
-                        break Committed::NotRunning(None);
+                        // The run may be well: its other results here are kept.
+                        break Committed::NotRunning(Some(RunState::Failed));
                     }
                 }
             };
@@ -414,9 +435,10 @@ impl Shell {
         let publisher = Arc::clone(&self.publisher);
         let answers = self.answers.clone();
         let per_parcel = self.core.tasks_per_slot();
+        let stop = self.preparer.stop.clone();
         self.tracker.spawn(async move {
             let Publish { run, ready, check, .. } = &publish;
-            let confirmed = publisher.ring(*run, ready, *check, per_parcel).await;
+            let confirmed = publisher.ring_until(*run, ready, *check, per_parcel, &stop).await;
             let _ = answers.send(Answer::Published(publish, confirmed)).await;
         });
     }
@@ -465,7 +487,13 @@ impl Shell {
                         publisher.ring_later(run, ready, &info, delay).await;
                         break;
                     }
-                    Ok(Retried::Stale) => break,
+                    // Counted or finished by another attempt. Should it be neither running nor
+                    // finished, nobody else would remember it before reconciling does.
+                    Ok(Retried::Stale) => {
+                        let delay = Duration::from_millis(retry.delay_ms);
+                        publisher.ring_later(run, Ready::first(retry.task), &info, delay).await;
+                        break;
+                    }
                     Err(error) if error.is_retryable() => {
                         tracing::warn!(%run, %error, "a failed attempt was not noted; repeating");
                         sleep(wait).await;
@@ -499,21 +527,26 @@ impl Shell {
 
     fn settle(&self, run: RunId, sequences: Vec<u64>) {
         let store = self.preparer.store.clone();
-        let owner = self.me;
+        let (owner, stop) = (self.me, self.preparer.stop.clone());
         self.tracker.spawn(async move {
-            let entries: Vec<(OutboxId, Vec<Ready>)> = match store.outbox(run).await {
-                Ok(entries) => entries,
-                Err(Error::Refused(_)) => return,
-                Err(error) => {
-                    tracing::debug!(%run, %error, "outbox entries were not settled");
+            let mut wait = STORE_WAIT.0;
+            while let Err(error) = settle_all(&store, run, owner, &sequences).await {
+                if !error.is_retryable() || stop.is_cancelled() {
+                    tracing::warn!(%run, %error, "outbox entries were not settled");
                     return;
                 }
-            };
-            for (id, ready) in entries {
-                let ours = id.owner == owner && sequences.contains(&id.sequence);
-                if ours && let Err(error) = store.settle(run, id, &ready).await {
-                    tracing::debug!(%run, %error, "an outbox entry was not settled");
-                }
+                sleep(wait).await;
+                wait = (wait * 2).min(STORE_WAIT.1);
+            }
+        });
+    }
+
+    /// What it would cost to leave it is memory of the store, until the run is purged.
+    fn unstage(&self, run: RunId, segment: u32) {
+        let store = self.preparer.store.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = store.unstage(run, segment).await {
+                tracing::debug!(%run, segment, %error, "a segment was not dropped");
             }
         });
     }

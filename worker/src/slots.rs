@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
@@ -48,8 +48,8 @@ struct Bench {
     running: HashMap<usize, OnSlot>,
     slots: usize,
     next_slot: usize,
-    /// Threads that should end when they come back.
-    surplus: usize,
+    /// Threads that were replaced and end when they come back; no longer among the slots.
+    stuck: HashSet<usize>,
     /// Memory is short: one at a time.
     throttled: bool,
     closed: bool,
@@ -128,11 +128,19 @@ impl Slots {
         started.map(|_| ())
     }
 
-    /// Another thread in the place of one that is stuck; that one ends when it comes back.
-    pub(crate) fn replace(&self) {
-        self.shared.bench().surplus += 1;
+    /// Another thread in the place of the one that is stuck in this attempt; that one ends when it
+    /// comes back.
+    pub(crate) fn replace(&self, nonce: u64) {
+        {
+            let mut bench = self.shared.bench();
+            let stuck = bench.running.iter().find(|(_, attempt)| attempt.nonce == nonce);
+            // It has just come back.
+            let Some(number) = stuck.map(|(number, _)| *number) else { return };
+            bench.running.remove(&number);
+            bench.stuck.insert(number);
+            bench.slots -= 1;
+        }
         if let Err(error) = self.add() {
-            self.shared.bench().surplus -= 1;
             tracing::error!(%error, "cannot start a thread for a slot");
         }
     }
@@ -154,9 +162,20 @@ impl Slots {
         }
     }
 
-    /// Takes tasks off the bench that must not start after all.
-    pub(crate) fn clear_bench(&self) {
-        self.shared.bench().waiting.clear();
+    /// Takes all tasks off the bench: they must not start after all.
+    pub(crate) fn clear_bench(&self) -> Vec<Key> {
+        let waiting = std::mem::take(&mut self.shared.bench().waiting);
+        waiting.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+    }
+
+    /// Takes these off the bench; those that were there still.
+    pub(crate) fn take_back(&self, keys: &[Key]) -> Vec<Key> {
+        let mut bench = self.shared.bench();
+        let waiting = std::mem::take(&mut bench.waiting);
+        let (back, stay): (Vec<Waiting>, Vec<Waiting>) =
+            waiting.into_iter().partition(|Waiting(runnable)| keys.contains(&runnable.key));
+        bench.waiting = stay.into();
+        back.into_iter().map(|Waiting(runnable)| runnable.key).collect()
     }
 
     /// Waits until an attempt has ended.
@@ -177,8 +196,7 @@ impl Slots {
     /// Whether a slot has nothing to run.
     pub(crate) fn is_starving(&self) -> bool {
         let bench = self.shared.bench();
-        bench.waiting.is_empty()
-            && bench.running.len() < bench.slots - bench.surplus.min(bench.slots)
+        bench.waiting.is_empty() && bench.running.len() < bench.slots
     }
 
     /// No more tasks: threads end when they come back.
@@ -202,7 +220,7 @@ impl Shared {
             let took = began.elapsed();
             let finish = Finish { key, nonce, ended, spawn, took };
             drop(runnable);
-            self.free(number);
+            let replaced = self.free(number);
             let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.push(finish);
             let first = done.len() == 1;
@@ -210,25 +228,28 @@ impl Shared {
             if first {
                 self.finished.notify_one();
             }
+            if replaced {
+                return;
+            }
         }
     }
 
-    /// The slot's attempt has ended.
-    fn free(&self, number: usize) {
+    /// The slot's attempt has ended; true when another thread has its place.
+    fn free(&self, number: usize) -> bool {
         let mut bench = self.bench();
         bench.running.remove(&number);
         // Whoever waits because only one may run looks again.
         if bench.throttled {
             self.work.notify_one();
         }
+        bench.stuck.remove(&number)
     }
 
     /// Waits for the next task; `None` when the thread is to end.
     fn next(&self, number: usize) -> Option<Runnable> {
         let mut bench = self.bench();
         loop {
-            if bench.surplus > 0 && bench.slots > 1 || bench.closed {
-                bench.surplus = bench.surplus.saturating_sub(1);
+            if bench.closed {
                 bench.slots -= 1;
                 return None;
             }

@@ -30,14 +30,17 @@ enum Place {
 #[derive(Debug)]
 struct Local {
     nonce: u64,
-    committed: bool,
     place: Place,
 }
 
 #[derive(Debug, Default)]
 struct Table {
+    /// What commits have named.
     values: HashMap<Key, Local>,
-    /// Small values, oldest first; some may be gone.
+    /// Results of attempts by nonce, until their commits are answered. Apart, so that a late
+    /// attempt does not take the place of the one that won.
+    uncommitted: HashMap<(Key, u64), Place>,
+    /// Small committed values, oldest first; some may be gone.
     order: VecDeque<(Key, u64)>,
     small_bytes: usize,
 }
@@ -94,18 +97,17 @@ impl Values {
             length <= limits::INLINE_RESULT_MAX || effect && length <= EFFECT_STORED_MAX
         });
         if let Some(locator) = Locator::embed(&value.bytes) {
-            self.insert_small(key, nonce, value, false);
+            self.table().uncommitted.insert((key, nonce), Place::Small(value));
             return Ok(Kept { locator, record: Bytes::new() });
         }
         if let Some(length) = stored {
             let record = value.bytes.clone();
-            self.insert_small(key, nonce, value, false);
+            self.table().uncommitted.insert((key, nonce), Place::Small(value));
             return Ok(Kept { locator: Locator::Stored { length }, record });
         }
         let result = ResultKey { run: key.0, task: key.1, generation, nonce };
         let digest = self.held.insert(result, value.bytes, value.typed);
-        let local = Local { nonce, committed: false, place: Place::Held(result) };
-        self.table().values.insert(key, local);
+        self.table().uncommitted.insert((key, nonce), Place::Held(result));
         let record = HeldRecord { length: length as u64, digest: digest.to_bytes(), nonce };
         let record = Bytes::copy_from_slice(&record.to_bytes());
         Ok(Kept { locator: Locator::held(self.me, length as u64), record })
@@ -114,55 +116,59 @@ impl Values {
     /// Keeps a copy of a committed result that was read from the store or fetched from a peer.
     pub(crate) fn keep_copy(&self, result: ResultKey, value: Value) {
         let key = (result.run, result.task);
-        if value.bytes.len() <= limits::INLINE_RESULT_MAX {
-            self.insert_small(key, result.nonce, value, true);
-            return;
-        }
-        self.held.insert(result, value.bytes, value.typed);
-        let local = Local { nonce: result.nonce, committed: true, place: Place::Held(result) };
-        self.table().values.insert(key, local);
+        let place = if value.bytes.len() <= limits::INLINE_RESULT_MAX {
+            Place::Small(value)
+        } else {
+            self.held.insert(result, value.bytes, value.typed);
+            Place::Held(result)
+        };
+        self.put(key, Local { nonce: result.nonce, place });
     }
 
-    fn insert_small(&self, key: Key, nonce: u64, value: Value, committed: bool) {
+    /// Keeps a committed result, in place of what there was.
+    fn put(&self, key: Key, local: Local) {
         let mut table = self.table();
-        table.small_bytes += value.bytes.len() + SMALL_OVERHEAD;
-        let before =
-            table.values.insert(key, Local { nonce, committed, place: Place::Small(value) });
+        if let Place::Small(value) = &local.place {
+            table.small_bytes += value.bytes.len() + SMALL_OVERHEAD;
+            table.order.push_back((key, local.nonce));
+        }
+        let held = |local: &Local| match &local.place {
+            Place::Held(result) => Some(*result),
+            Place::Small(_) => None,
+        };
+        let now = held(&local);
+        let before = table.values.insert(key, local);
         table.forget_bytes(before.as_ref());
-        table.order.push_back((key, nonce));
-        // Uncommitted ones are needed; there are no more of those than tasks in flight.
-        let mut turns = table.order.len();
-        while table.small_bytes > SMALL_BYTES_MAX && turns > 0 {
-            turns -= 1;
+        if let Some(result) = before.as_ref().and_then(held).filter(|before| Some(*before) != now) {
+            self.held.drop_key(&result);
+        }
+        while table.small_bytes > SMALL_BYTES_MAX || table.order.len() > 2 * table.values.len() + 64
+        {
             let Some((oldest, nonce)) = table.order.pop_front() else { break };
-            match table.values.get(&oldest) {
-                Some(local) if local.nonce == nonce && !local.committed => {
-                    table.order.push_back((oldest, nonce));
-                }
-                Some(local) if local.nonce == nonce => table.remove(oldest),
-                _ => {}
+            let found = table.values.get(&oldest).filter(|local| local.nonce == nonce);
+            let small = found.is_some_and(|local| matches!(local.place, Place::Small(_)));
+            if small && table.small_bytes > SMALL_BYTES_MAX {
+                table.remove(oldest);
+            } else if small {
+                table.order.push_back((oldest, nonce));
+                break;
             }
         }
     }
 
     /// A commit has named the result.
     pub(crate) fn confirm(&self, key: Key, nonce: u64) {
-        let mut table = self.table();
-        let Some(local) = table.values.get_mut(&key).filter(|local| local.nonce == nonce) else {
-            return;
-        };
-        local.committed = true;
-        if let Place::Held(result) = local.place {
-            drop(table);
+        let Some(place) = self.table().uncommitted.remove(&(key, nonce)) else { return };
+        if let Place::Held(result) = place {
             self.held.confirm(&result);
         }
+        self.put(key, Local { nonce, place });
     }
 
     /// Drops the result of an attempt that lost.
     pub(crate) fn discard(&self, key: Key, nonce: u64) {
-        let mut table = self.table();
-        if table.values.get(&key).is_some_and(|local| local.nonce == nonce) {
-            self.drop_in(&mut table, key);
+        if let Some(Place::Held(result)) = self.table().uncommitted.remove(&(key, nonce)) {
+            self.held.drop_key(&result);
         }
     }
 
@@ -178,6 +184,7 @@ impl Values {
         for key in of_run {
             table.remove(key);
         }
+        table.uncommitted.retain(|(key, _), _| key.0 != run);
         drop(table);
         self.held.drop_run(run);
     }
@@ -189,11 +196,13 @@ impl Values {
         table.remove(key);
     }
 
-    /// The result of a task, when it is here; an uncommitted one only for a task that continues it.
-    pub(crate) fn find(&self, key: Key, continuing: bool) -> Option<Found> {
+    /// The committed result of a task, when it is here; or the one of the uncommitted attempt that
+    /// a task continues.
+    pub(crate) fn find(&self, key: Key, continuing: Option<u64>) -> Option<Found> {
         let table = self.table();
-        let local = table.values.get(&key).filter(|local| local.committed || continuing)?;
-        match &local.place {
+        let uncommitted = continuing.and_then(|nonce| table.uncommitted.get(&(key, nonce)));
+        let place = uncommitted.or_else(|| table.values.get(&key).map(|local| &local.place))?;
+        match place {
             Place::Small(value) => Some(Found::Value(value.clone())),
             Place::Held(result) => match self.held.get_resident(result) {
                 Some(held) => Some(Found::Value(Value { bytes: held.bytes, typed: held.typed })),
@@ -205,10 +214,8 @@ impl Values {
     /// Committed results by task, to be compared with the store.
     pub(crate) fn committed(&self) -> Vec<Key> {
         let table = self.table();
-        let held = table.values.iter().filter(|(_, local)| local.committed);
-        held.filter(|(_, local)| matches!(local.place, Place::Held(_)))
-            .map(|(key, _)| *key)
-            .collect()
+        let held = table.values.iter().filter(|(_, local)| matches!(local.place, Place::Held(_)));
+        held.map(|(key, _)| *key).collect()
     }
 }
 

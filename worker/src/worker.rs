@@ -139,7 +139,7 @@ impl Worker {
         let publisher = parts.publisher();
         let shell = parts.shell(&options, registry, states, queues, &publisher, user.handle())?;
         tracker.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
-        parts.look_after(&tracker, record, publisher, server);
+        parts.look_after(&tracker, record, publisher, server, options.reconcile);
         tracker.close();
         tracing::info!(%index, %address, slots = options.slots, "worker started");
         let stop = parts.stop;
@@ -289,6 +289,7 @@ impl Parts {
         record: WorkerRecord,
         publisher: Arc<Publisher>,
         server: Option<Server>,
+        patience: Duration,
     ) {
         let store = self.store.clone();
         let (in_flight, epoch) = (Arc::clone(&self.in_flight), Arc::clone(&self.epoch));
@@ -300,6 +301,7 @@ impl Parts {
             publisher,
             values: Arc::clone(&self.values),
             me: self.incarnation,
+            patience,
             stop: self.stop.clone(),
         };
         tracker.spawn(reconciler.run());

@@ -7,7 +7,7 @@ use bolthole_broker::state::{RunState, StateByte, TaskState};
 use tokio::time::Instant;
 
 use super::batch::Entry;
-use super::{Core, Describe, Effect, Publish, Ticket};
+use super::{Core, Describe, Effect, Publish, Stage, Ticket};
 use crate::flight::{Key, Wanted};
 
 impl Core {
@@ -79,9 +79,10 @@ impl Core {
             self.releasing.insert((run, sequence), ready.len());
         }
         // What was released runs on the account of the delivery that released it.
-        let first = commit.finished.first();
-        let first = first.map(|finished| (run, TaskId::new(commit.segment, finished.index)));
-        let parcel = first.and_then(|key| self.flights.get(&key)).and_then(|flight| flight.parcel);
+        let parcel = commit.finished.iter().find_map(|finished| {
+            let flight = self.flights.get(&(run, TaskId::new(commit.segment, finished.index)));
+            flight?.parcel.filter(|parcel| self.parcels.lends(*parcel))
+        });
         let (kept, published) = self.share(run, ready, sequence, blocked);
         let tasks: Vec<Wanted> = kept
             .into_iter()
@@ -89,7 +90,7 @@ impl Core {
                 let info = known.describe(run, ready.task);
                 // A recomputation or a forwarded task brings its own history.
                 let check = ready.generation > 0;
-                let wanted = Wanted { ready, info, check, lazy: false };
+                let wanted = Wanted { ready, info, check, lazy: None };
                 self.take_off(run, &wanted, parcel, Some(sequence), 0);
                 wanted
             })
@@ -134,7 +135,10 @@ impl Core {
         let (mut kept, mut published) = (Vec::new(), Vec::new());
         for ready in ready {
             if let Some(flight) = self.flights.get_mut(&(run, ready.task)) {
-                flight.outbox = Some(sequence);
+                flight.rung = true;
+                if let Some(earlier) = flight.outbox.replace(sequence) {
+                    self.release_settled(run, earlier, 1);
+                }
             } else if room > 0 {
                 room -= 1;
                 kept.push(ready);
@@ -161,36 +165,38 @@ impl Core {
         }
         for (finished, (state, locator)) in commit.finished.into_iter().zip(states) {
             let key = (run, TaskId::new(commit.segment, finished.index));
+            // Dropped with what it came from, and possibly on its way again.
+            if self.flights.get(&key).is_none_or(|flight| flight.stage != Stage::Finished) {
+                continue;
+            }
             let pending = state.state() == TaskState::Pending;
-            let strict = super::batch::stands_alone(&finished.end, None);
+            // One that stands alone and is pending still was fenced off by another's lease, or its
+            // own tasks are gone: the same commit would be refused again.
+            let strict = super::batch::stands_alone(&finished.end, commit.spawn.as_ref());
             let again = pending && state.generation() == finished.generation && !strict;
             if again {
-                self.commit_again(key, finished, commit.spawn, now);
+                self.commit_again(key, finished, now);
             } else if !pending && self.is_mine(key, *locator) {
                 if let Some(flight) = self.land(key) {
                     effects.push(Effect::Confirm(vec![(key, flight.nonce)]));
                 }
             } else {
                 self.drop_result(key, effects);
+                let unused = commit.spawn.map(|(segment, _)| Effect::Unstage { run, segment });
+                effects.extend(unused);
             }
         }
     }
 
-    fn commit_again(
-        &mut self,
-        key: Key,
-        finished: Finished,
-        spawn: Option<(u32, bolthole_broker::run::SegmentDigest)>,
-        now: Instant,
-    ) {
+    fn commit_again(&mut self, key: Key, finished: Finished, now: Instant) {
         let Some(flight) = self.flights.get(&key) else { return };
         let Some(info) = flight.info.as_ref() else { return };
         let entry = Entry {
             finished,
             successors: info.descriptor().successors.clone(),
             inputs: info.inputs(&flight.ready).to_vec(),
-            alone: spawn.is_some(),
-            spawn,
+            alone: false,
+            spawn: None,
         };
         self.batches.add(key.0, key.1.segment(), entry, now);
     }
@@ -212,9 +218,12 @@ impl Core {
                 cancel.cancel();
             }
             effects.push(Effect::Discard(vec![(key, flight.nonce)]));
-            if flight.stage == super::Stage::Finished {
-                self.batches.remove(key.0, key.1);
-                self.land(key);
+            if flight.stage == Stage::Finished {
+                let entry = self.batches.remove(key.0, key.1);
+                let unused = entry.and_then(|entry| entry.spawn);
+                let unused = unused.map(|(segment, _)| Effect::Unstage { run: key.0, segment });
+                effects.extend(unused);
+                self.leave(key, effects);
             } else {
                 flight.void = true;
             }
@@ -239,6 +248,9 @@ impl Core {
             })
             .collect();
         for key in keys {
+            if let Some(flight) = self.flights.get_mut(&key) {
+                flight.rung = false;
+            }
             if !under_way.contains(&key) {
                 self.drop_result(key, effects);
             }

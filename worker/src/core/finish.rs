@@ -23,7 +23,10 @@ impl Core {
         for (key, prepared) in prepared {
             let void = self.flights.get(&key).is_none_or(|flight| flight.void);
             if void {
-                self.land(key);
+                if let Prepared::Relayed { nonce, .. } = prepared {
+                    effects.push(Effect::Discard(vec![(key, nonce)]));
+                }
+                self.leave(key, &mut effects);
                 continue;
             }
             match prepared {
@@ -82,14 +85,18 @@ impl Core {
                 };
                 self.fail(key, ended, random, now, effects);
             }
-            Prepared::Elsewhere => self.give_away(key, false, effects),
+            Prepared::Elsewhere => self.give_away_now(key, false, effects),
             Prepared::Park { info, message } => {
                 if let Some(flight) = self.land(key) {
                     effects.push(Effect::Park { run: key.0, ready: flight.ready, info, message });
                 }
             }
-            Prepared::Drop { rearmed } => {
+            Prepared::Later { ready, info, wait } => {
                 self.land(key);
+                effects.push(Effect::Later { run: key.0, ready, info, wait });
+            }
+            Prepared::Drop { rearmed } => {
+                self.leave(key, effects);
                 if !rearmed.is_empty() {
                     let ticket = Ticket::default();
                     let publish = Publish { run: key.0, ready: rearmed, check: true, ticket };
@@ -125,8 +132,12 @@ impl Core {
             });
             if !current {
                 effects.push(Effect::Discard(vec![(key, finish.nonce)]));
-                if self.flights.get(&key).is_some_and(|flight| flight.void) {
-                    self.land(key);
+                if let Some((segment, _)) = finish.spawn {
+                    effects.push(Effect::Unstage { run: key.0, segment });
+                }
+                let void = self.flights.get(&key).filter(|flight| flight.void);
+                if void.is_some_and(|flight| flight.nonce == finish.nonce) {
+                    self.leave(key, &mut effects);
                 }
                 continue;
             }
@@ -190,7 +201,12 @@ impl Core {
     fn continue_from(&mut self, key: Key, known: &impl Describe, effects: &mut Vec<Effect>) {
         let (run, _) = key;
         let Some(flight) = self.flights.get(&key) else { return };
-        let (depth, parcel) = (flight.depth + 1, flight.parcel);
+        let (depth, nonce) = (flight.depth + 1, flight.nonce);
+        let parcel = flight.parcel.filter(|parcel| self.parcels.lends(*parcel));
+        // What follows a recomputed task may be anywhere: the commit tells.
+        if flight.ready != Ready::first(key.1) {
+            return;
+        }
         let Some(info) = flight.info.clone() else { return };
         let mut tasks = Vec::new();
         for successor in &info.descriptor().successors {
@@ -203,7 +219,7 @@ impl Core {
                 continue;
             }
             let ready = Ready::first(*successor);
-            let wanted = Wanted { ready, info: Some(info), check: false, lazy: true };
+            let wanted = Wanted { ready, info: Some(info), check: false, lazy: Some(nonce) };
             self.take_off(run, &wanted, parcel, None, depth);
             if let Some(parcel) = parcel {
                 self.parcels.add_tasks(parcel, 1);
@@ -241,6 +257,9 @@ impl Core {
                 delay_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             };
             effects.push(Effect::Retry { run: key.0, retry, info });
+            if let Some(flight) = self.flights.get_mut(&key) {
+                flight.stage = Stage::Retrying;
+            }
             return;
         }
         let error = TaskError {
@@ -260,7 +279,9 @@ impl Core {
 
     /// A failed attempt was noted, and its next one rung for.
     pub(crate) fn on_retried(&mut self, key: Key, now: Instant) -> Vec<Effect> {
-        self.land(key);
+        if self.flights.get(&key).is_some_and(|flight| flight.stage == Stage::Retrying) {
+            self.land(key);
+        }
         let mut effects = Vec::new();
         self.settle_deliveries(now, &mut effects);
         effects
@@ -287,7 +308,7 @@ impl Core {
             encoded: None,
             retryable: true,
         };
-        effects.push(Effect::SpareSlot);
+        effects.push(Effect::SpareSlot { nonce: flight.nonce });
         self.fail(key, ended, random, now, effects);
     }
 }

@@ -25,6 +25,8 @@ struct Parcel {
     /// Releases whose publication the broker has not confirmed.
     unconfirmed: usize,
     received: Instant,
+    /// Held for too long: nothing more runs on its account.
+    closing: bool,
     /// Since when only confirms are missing.
     waiting: Option<Instant>,
 }
@@ -37,11 +39,12 @@ pub(crate) struct Parcels {
 }
 
 impl Parcels {
-    /// A delivery of `tasks` tasks that will be run here.
-    pub(crate) fn open(&mut self, tag: Tag, tasks: usize, now: Instant) -> ParcelId {
+    /// A delivery; its tasks follow.
+    pub(crate) fn open(&mut self, tag: Tag, now: Instant) -> ParcelId {
         self.next += 1;
         let id = ParcelId(self.next);
-        let parcel = Parcel { tag, tasks, unconfirmed: 0, received: now, waiting: None };
+        let parcel =
+            Parcel { tag, tasks: 0, unconfirmed: 0, received: now, closing: false, waiting: None };
         self.held.insert(id, parcel);
         id
     }
@@ -92,15 +95,24 @@ impl Parcels {
         settled
     }
 
-    /// The deliveries that have been held for too long to trust the broker with them.
-    pub(crate) fn overdue(&self, now: Instant, hold: Duration) -> Vec<ParcelId> {
-        let late = self.held.iter().filter(|(_, parcel)| now >= parcel.received + hold);
-        late.map(|(id, _)| *id).collect()
+    /// Whether the delivery can still be acknowledged.
+    pub(crate) fn holds(&self, id: ParcelId) -> bool {
+        self.held.contains_key(&id)
     }
 
-    /// Lets go of a delivery whose tasks are protected otherwise; its tag, to be acknowledged.
-    pub(crate) fn release(&mut self, id: ParcelId) -> Option<Tag> {
-        self.held.remove(&id).map(|parcel| parcel.tag)
+    /// Whether more tasks may run on account of it.
+    pub(crate) fn lends(&self, id: ParcelId) -> bool {
+        self.held.get(&id).is_some_and(|parcel| !parcel.closing)
+    }
+
+    /// The deliveries that have been held for too long to trust the broker with them.
+    pub(crate) fn overdue(&mut self, now: Instant, hold: Duration) -> Vec<ParcelId> {
+        let late = self.held.iter_mut().filter(|(_, parcel)| now >= parcel.received + hold);
+        late.map(|(id, parcel)| {
+            parcel.closing = true;
+            *id
+        })
+        .collect()
     }
 
     /// A session ended: its deliveries will come again and can no longer be acknowledged.

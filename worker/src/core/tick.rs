@@ -7,7 +7,7 @@ use bolthole_broker::limits;
 use bolthole_broker::run::{LeaseRequest, Leased};
 use tokio::time::Instant;
 
-use super::{Core, Effect, Stage};
+use super::{Core, Effect, ParcelId, Stage};
 use crate::flight::Key;
 
 /// An attempt that is on a slot, and since when.
@@ -29,7 +29,6 @@ impl Core {
         now: Instant,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let mut leases: HashMap<RunId, Vec<LeaseRequest>> = HashMap::new();
         for attempt in on_slots {
             let Some(flight) = self.flights.get(&attempt.key) else { continue };
             if flight.nonce != attempt.nonce || flight.stage != Stage::Running {
@@ -38,20 +37,13 @@ impl Core {
             let limit = flight.info.as_ref().and_then(|info| info.class().options.timeout);
             if limit.is_some_and(|limit| now >= attempt.since + limit) {
                 self.time_out(attempt.key, random, now, &mut effects);
-                continue;
-            }
-            let long = now >= attempt.since + limits::TASK_LEASE_AFTER;
-            if long && (renew || !flight.leased) {
-                leases.entry(attempt.key.0).or_default().push(LeaseRequest {
-                    task: attempt.key.1,
-                    generation: flight.ready.generation,
-                    nonce: flight.nonce,
-                    over: None,
-                });
             }
         }
-        effects.extend(leases.into_iter().map(|(run, requests)| Effect::Lease { run, requests }));
-        self.hand_over(on_slots, now, &mut effects);
+        let overdue = self.parcels.overdue(now, limits::DELIVERY_HOLD_MAX);
+        self.ask_for_leases(on_slots, renew, &overdue, now, &mut effects);
+        for id in overdue {
+            self.hand_over(id, on_slots, &mut effects);
+        }
         let settled = self.batches.take_idle_settled();
         effects
             .extend(settled.into_iter().map(|(run, sequences)| Effect::Settle { run, sequences }));
@@ -83,33 +75,64 @@ impl Core {
         effects
     }
 
-    /// Deliveries held for too long: tasks that run are protected by their leases, those that have
-    /// not begun are rung for again, and the delivery is settled before any broker's timeout.
-    fn hand_over(&mut self, on_slots: &[OnSlot], now: Instant, effects: &mut Vec<Effect>) {
-        for id in self.parcels.overdue(now, limits::DELIVERY_HOLD_MAX) {
-            let members: Vec<Key> = self
-                .flights
-                .iter()
-                .filter(|(_, flight)| flight.parcel == Some(id))
-                .map(|(key, _)| *key)
-                .collect();
-            let running = |key: &Key| on_slots.iter().any(|attempt| attempt.key == *key);
-            let unprotected = members.iter().any(|key| {
-                let flight = self.flights.get(key);
-                running(key) && flight.is_some_and(|flight| !flight.leased)
-            });
-            if unprotected {
+    /// Leases for attempts that run for long or whose delivery is to be settled; with `renew` those
+    /// that have one ask again, also while they wait for a slot.
+    fn ask_for_leases(
+        &self,
+        on_slots: &[OnSlot],
+        renew: bool,
+        overdue: &[ParcelId],
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let since: HashMap<u64, Instant> =
+            on_slots.iter().map(|attempt| (attempt.nonce, attempt.since)).collect();
+        let mut leases: HashMap<RunId, Vec<LeaseRequest>> = HashMap::new();
+        for ((run, task), flight) in &self.flights {
+            if flight.stage != Stage::Running || flight.void {
                 continue;
             }
-            for key in members {
-                let waiting = self.flights.get(&key).is_some_and(|f| f.stage != Stage::Finished);
-                if waiting && !running(&key) {
-                    self.give_away(key, true, effects);
-                } else if let Some(flight) = self.flights.get_mut(&key) {
+            let since = since.get(&flight.nonce);
+            let long = since.is_some_and(|since| now >= *since + limits::TASK_LEASE_AFTER);
+            let late = flight.parcel.is_some_and(|parcel| overdue.contains(&parcel));
+            let first = !flight.leased && (long || late && since.is_some());
+            if first || renew && flight.leased {
+                leases.entry(*run).or_default().push(LeaseRequest {
+                    task: *task,
+                    generation: flight.ready.generation,
+                    nonce: flight.nonce,
+                    over: None,
+                });
+            }
+        }
+        effects.extend(leases.into_iter().map(|(run, requests)| Effect::Lease { run, requests }));
+    }
+
+    /// A delivery held for too long is settled before any broker's timeout, as soon as its tasks
+    /// that run have leases; those that have not begun are rung for again.
+    fn hand_over(&mut self, id: ParcelId, on_slots: &[OnSlot], effects: &mut Vec<Effect>) {
+        let members: Vec<Key> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.parcel == Some(id))
+            .map(|(key, _)| *key)
+            .collect();
+        let mut unstarted = Vec::new();
+        for key in members {
+            let Some(flight) = self.flights.get_mut(&key) else { continue };
+            let on_slot = on_slots.iter().any(|attempt| attempt.nonce == flight.nonce);
+            match flight.stage {
+                Stage::Preparing if !flight.void => self.give_away(key, true, effects),
+                Stage::Running if !flight.void && !on_slot => unstarted.push(key),
+                Stage::Running if !flight.void && !flight.leased => {}
+                _ => {
                     flight.parcel = None;
+                    self.parcels.task_over(id);
                 }
             }
-            effects.extend(self.parcels.release(id).map(Effect::Ack));
+        }
+        if !unstarted.is_empty() {
+            effects.push(Effect::TakeBack(unstarted));
         }
     }
 }
