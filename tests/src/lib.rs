@@ -2,6 +2,7 @@
 //!
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
 //! - [`conformance`]: what every implementation of a seam does.
+//! - [`dag`]: random graphs.
 //! - [`relay`]: a TCP relay that counts what goes through.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`staging`]: a graph in store and queue without a client.
@@ -9,6 +10,7 @@
 
 pub mod cluster;
 pub mod conformance;
+pub mod dag;
 pub mod relay;
 pub mod servers;
 pub mod staging;

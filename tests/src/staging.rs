@@ -18,6 +18,18 @@ pub async fn submit(
     captured: Captured,
     policy: FailurePolicy,
 ) -> anyhow::Result<(RunId, Vec<TaskId>)> {
+    let (run, outputs) = submit_open(store, queue, captured, policy).await?;
+    store.close(run).await?;
+    Ok((run, outputs))
+}
+
+/// Stages a graph as a run that stays open and rings for its sources; the run and its outputs.
+pub async fn submit_open(
+    store: &Store,
+    queue: &Queue,
+    captured: Captured,
+    policy: FailurePolicy,
+) -> anyhow::Result<(RunId, Vec<TaskId>)> {
     let run = clock::new_run_id();
     let open = Open {
         name: None,
@@ -56,7 +68,6 @@ pub async fn submit(
         };
         parcels.extend(segment.parcels(run, &epoch, &ready, 16)?);
     }
-    store.close(run).await?;
     for parcel in parcels {
         let route = Route::lo(&QueueName::new(&parcel.queue)?);
         queue.publish(&route, parcel.bytes).await?;
