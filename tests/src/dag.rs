@@ -1,6 +1,8 @@
 //! Random graphs of every shape and every kind of task, from a seed. A result is a text that
 //! follows from its task and its inputs alone, so that any two ways to run a graph must agree.
 
+use std::fmt::Write;
+
 use bolthole::{Ctx, Delayed, task};
 
 /// Encoded bytes of results: on both sides of every threshold, and one that workers hold.
@@ -62,14 +64,14 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A number below `bound`, which is not zero.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap_or(0)
+        usize::try_from(self.draw() % bound as u64).unwrap_or(0)
     }
 
     /// True in one of `n` cases.
@@ -78,7 +80,7 @@ impl Random {
     }
 }
 
-/// The finalizer of SplitMix64.
+/// The finalizer of the generator `SplitMix64`.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -137,7 +139,7 @@ impl Dag {
 
 fn kind(failing: bool, random: &mut Random) -> Kind {
     match random.below(60) {
-        0..4 => Kind::Slow(1 + random.next() % 8),
+        0..4 => Kind::Slow(1 + random.draw() % 8),
         4..12 => Kind::Pure,
         12..15 => Kind::Effect,
         15..17 => Kind::Blob,
@@ -202,15 +204,15 @@ fn some(mut inputs: Vec<usize>) -> Vec<usize> {
 /// A text of `bytes` encoded bytes that begins with what follows from `seed`.
 fn text(seed: u64, bytes: usize) -> String {
     let head = match bytes {
-        ..=32 => 1,
-        ..=257 => 2,
-        ..=65_538 => 3,
+        0..=32 => 1,
+        33..=257 => 2,
+        258..=65_538 => 3,
         _ => 5,
     };
     let mut out = String::with_capacity(bytes + 16);
     let mut random = Random::new(seed);
     while out.len() < bytes - head {
-        out.push_str(&format!("{:016x}", random.next()));
+        let _ = write!(out, "{:016x}", random.draw());
     }
     out.truncate(bytes - head);
     out
@@ -251,7 +253,7 @@ fn acts(id: u64, bytes: usize, inputs: &[String]) -> String {
 }
 
 #[task]
-fn blob(large: String, bytes: usize, inputs: &[String]) -> String {
+fn blob(large: &str, bytes: usize, inputs: &[String]) -> String {
     result(large.len() as u64, bytes, inputs)
 }
 

@@ -139,7 +139,7 @@ impl Cluster {
     /// Causes faults until every task has ended.
     async fn finish(&mut self, run: RunId, faults: usize) -> anyhow::Result<()> {
         let tasks = self.store.status(run).await?.context("the run is gone")?.tasks;
-        let mut at: Vec<u64> = (0..faults).map(|_| self.random.next() % tasks.max(1)).collect();
+        let mut at: Vec<u64> = (0..faults).map(|_| self.random.draw() % tasks.max(1)).collect();
         at.sort_unstable();
         let deadline = Instant::now() + PATIENCE;
         let mut caused = 0;
