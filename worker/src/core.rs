@@ -20,6 +20,8 @@ mod batch;
 mod commits;
 mod finish;
 mod parcels;
+#[cfg(test)]
+mod tests;
 mod tick;
 
 use batch::Batches;

@@ -107,7 +107,14 @@ impl Batches {
 
     /// Takes back a task that must not be committed after all.
     pub(crate) fn remove(&mut self, run: RunId, task: TaskId) -> Option<Entry> {
-        self.open.get_mut(&(run, task.segment()))?.entries.remove(&task.index())
+        let place = (run, task.segment());
+        let gathering = self.open.get_mut(&place)?;
+        let entry = gathering.entries.remove(&task.index());
+        // An empty one would be due for ever.
+        if gathering.entries.is_empty() && !gathering.under_way {
+            self.open.remove(&place);
+        }
+        entry
     }
 
     /// Forgets a run that takes no commits any more.

@@ -1,0 +1,296 @@
+//! The core alone: events by hand, effects looked at.
+
+use std::collections::BTreeMap;
+
+use bolthole_broker::call::{Call, Ctx, Outcome, States};
+use bolthole_broker::descriptor::Descriptor;
+use bolthole_broker::limits;
+use bolthole_broker::locator::Locator;
+use bolthole_broker::queue::{ConsumeOptions, Event, Queue, QueueName, Route};
+use bolthole_broker::registry::Body;
+use bolthole_broker::run::{Committed, Leased};
+use bolthole_broker::state::{RunState, StateByte, TaskState};
+use bolthole_broker::store::Epoch as StoreEpoch;
+use bolthole_broker::task::TaskClass;
+use bytes::Bytes;
+
+use super::*;
+use crate::flight::{Ended, Finish, Prepared};
+
+const RUN: fn() -> RunId = || RunId::new(0, 1);
+
+/// A chain of four tasks on a worker of one slot.
+struct Desk {
+    core: Core,
+    chunk: Arc<Chunk>,
+    deliveries: Vec<Delivery>,
+}
+
+impl Describe for Arc<Chunk> {
+    fn describe(&self, _: RunId, task: TaskId) -> Option<TaskInfo> {
+        TaskInfo::find(self, task.index())
+    }
+}
+
+fn key(index: u16) -> Key {
+    (RUN(), TaskId::new(0, index))
+}
+
+impl Desk {
+    /// With so many deliveries at hand.
+    async fn new(deliveries: usize) -> Self {
+        let queue = Queue::memory();
+        let name = QueueName::default();
+        for _ in 0..deliveries {
+            queue.publish(&Route::hi(&name), Bytes::from_static(b"-")).await.unwrap();
+        }
+        let options = ConsumeOptions { queues: vec![name], prefetch_hi: 9, prefetch_lo: 9 };
+        let mut consumer = queue.consume(options);
+        let mut received = Vec::new();
+        while received.len() < deliveries {
+            if let Some(Event::Delivery(delivery)) = consumer.next().await {
+                received.push(delivery);
+            }
+        }
+        let task = |index: u16| Descriptor {
+            id: TaskId::new(0, index),
+            class: 0,
+            inputs: index.checked_sub(1).map(|input| TaskId::new(0, input)).into_iter().collect(),
+            successors: (index < 3).then(|| TaskId::new(0, index + 1)).into_iter().collect(),
+            args: vec![],
+        };
+        let class = TaskClass { task: "test".to_owned(), ..TaskClass::relay("default") };
+        let chunk = Arc::new(Chunk { classes: vec![class], tasks: (0..4).map(task).collect() });
+        let core = Core::new(Identity {
+            incarnation: Incarnation::new(1),
+            address: "here".to_owned(),
+            slots: 1,
+            queues: ["default".to_owned()].into(),
+        });
+        received.reverse();
+        Self { core, chunk, deliveries: received }
+    }
+
+    fn deliver(&mut self, indexes: &[u16], now: Instant) -> (Tag, Vec<Effect>) {
+        let delivery = self.deliveries.pop().unwrap();
+        let tasks = indexes.iter().map(|index| Ready::first(TaskId::new(0, *index))).collect();
+        let epoch = StoreEpoch("memory".to_owned());
+        let parcel = Parcel { run: RUN(), epoch, tasks, chunks: vec![] };
+        (delivery.tag, self.core.on_delivery(&delivery, parcel, true, now))
+    }
+
+    /// Prepares a task and puts it on a slot as the attempt with its index as nonce.
+    fn start(&mut self, index: u16, now: Instant) -> Vec<Effect> {
+        let runnable = Runnable {
+            key: key(index),
+            ready: Ready::first(TaskId::new(0, index)),
+            info: TaskInfo::find(&self.chunk, index).unwrap(),
+            body: Body::Sync(|_| Outcome::Unusable(String::new())),
+            call: Call {
+                args: vec![],
+                inputs: vec![],
+                blobs: HashMap::new(),
+                states: Arc::new(States::new()),
+                ctx: Ctx::new(
+                    RUN(),
+                    TaskId::new(0, index),
+                    1,
+                    CancellationToken::new(),
+                    Arc::new(BTreeMap::new()),
+                ),
+            },
+            attempt: 1,
+            nonce: u64::from(index) + 1,
+            leased: false,
+            cancel: CancellationToken::new(),
+        };
+        self.core.on_prepared(vec![(key(index), Prepared::Run(Box::new(runnable)))], 0, now)
+    }
+
+    fn end(&mut self, index: u16, now: Instant) -> Vec<Effect> {
+        let locator = Locator::embed(&[u8::try_from(index).unwrap()]).unwrap();
+        let finish = Finish {
+            key: key(index),
+            nonce: u64::from(index) + 1,
+            ended: Ended::Done(crate::flight::Kept { locator, record: Bytes::new() }),
+            spawn: None,
+            took: Duration::from_millis(1),
+        };
+        let chunk = Arc::clone(&self.chunk);
+        self.core.on_finished(vec![finish], &chunk, 0, now)
+    }
+
+    /// The commit that is due.
+    fn commit(&mut self, now: Instant) -> Commit {
+        match self.core.due_commits(now, true).pop() {
+            Some(Effect::Commit { commit, .. }) => commit,
+            other => panic!("no commit but {other:?}"),
+        }
+    }
+
+    fn answer(&mut self, commit: &Commit, reply: Committed, now: Instant) -> Vec<Effect> {
+        let chunk = Arc::clone(&self.chunk);
+        self.core.on_committed(commit.outbox, reply, &chunk, false, now)
+    }
+
+    fn tick(&mut self, on_slot: Option<(u16, Instant)>, now: Instant) -> Vec<Effect> {
+        let attempt =
+            |(index, since)| OnSlot { key: key(index), nonce: u64::from(index) + 1, since };
+        let on_slots: Vec<OnSlot> = on_slot.map(attempt).into_iter().collect();
+        self.core.on_tick(&on_slots, false, 0, now)
+    }
+}
+
+fn written(ready: Vec<Ready>) -> Committed {
+    Committed::Written { ready, freed: vec![], run: RunState::Closed }
+}
+
+fn acks(effects: &[Effect]) -> Vec<Tag> {
+    let tags = effects.iter().filter_map(|effect| match effect {
+        Effect::Ack(tag) => Some(*tag),
+        _ => None,
+    });
+    tags.collect()
+}
+
+fn prepared(effects: &[Effect]) -> Vec<(u16, bool)> {
+    let tasks = effects.iter().filter_map(|effect| match effect {
+        Effect::Prepare { tasks, .. } => Some(tasks),
+        _ => None,
+    });
+    tasks.flatten().map(|wanted| (wanted.ready.task.index(), wanted.check)).collect()
+}
+
+fn publishes(effects: Vec<Effect>) -> Vec<Publish> {
+    let publishes = effects.into_iter().filter_map(|effect| match effect {
+        Effect::Publish(publish) => Some(publish),
+        _ => None,
+    });
+    publishes.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_computed_from_a_loser_is_dropped_with_it() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    let (tag, _) = desk.deliver(&[0], now);
+    desk.start(0, now);
+    assert_eq!(prepared(&desk.end(0, now)), [(1, false)], "runs on before the commit");
+    desk.start(1, now);
+    let commit = desk.commit(now);
+    assert_eq!(prepared(&desk.end(1, now)), [(2, false)]);
+    desk.start(2, now);
+    let other = Locator::embed(&[99]).unwrap();
+    let states = vec![(StateByte::new(TaskState::Done, 0), other)];
+    let effects = desk.answer(&commit, Committed::Superseded(states), now);
+    let discarded = effects.iter().filter(|effect| matches!(effect, Effect::Discard(_))).count();
+    assert_eq!((discarded, acks(&effects).len()), (3, 0), "the third still runs");
+    assert!(desk.core.due_commits(now, true).is_empty());
+    assert_eq!(acks(&desk.end(2, now)), [tag]);
+    assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_comes_again_waits_for_the_attempt_that_runs() {
+    let (mut desk, now) = (Desk::new(2).await, Instant::now());
+    let (lost, _) = desk.deliver(&[3], now);
+    desk.start(3, now);
+    desk.core.on_session_lost(lost.epoch);
+    let (again, effects) = desk.deliver(&[3], now);
+    assert!(effects.is_empty(), "neither run again nor acknowledged: {effects:?}");
+    desk.end(3, now);
+    let commit = desk.commit(now);
+    assert_eq!(acks(&desk.answer(&commit, written(vec![]), now)), [again]);
+    assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_rung_for_while_it_was_prepared_is_not_forgotten() {
+    let (mut desk, now) = (Desk::new(2).await, Instant::now());
+    desk.deliver(&[3], now);
+    desk.deliver(&[3], now);
+    let dropped = || vec![(key(3), Prepared::Drop { rearmed: vec![] })];
+    let effects = desk.core.on_prepared(dropped(), 0, now);
+    assert_eq!(prepared(&effects), [(3, true)], "the store is asked once more");
+    assert_eq!(acks(&desk.core.on_prepared(dropped(), 0, now)).len(), 1);
+    assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn confirms_are_waited_for_but_not_for_long() {
+    let (mut desk, now) = (Desk::new(2).await, Instant::now());
+    // A worker that is busy gives the released task to others.
+    let (tag, _) = desk.deliver(&[2], now);
+    desk.core.on_drain(&[], now);
+    let publish = publishes(desk.core.on_taken_back(&[], now));
+    assert!(publish.is_empty());
+    let given = desk.core.on_prepared(vec![(key(2), Prepared::Drop { rearmed: vec![] })], 0, now);
+    assert!(acks(&given).is_empty(), "its publication is not confirmed");
+    assert!(acks(&desk.tick(None, now + limits::ACK_WAIT_MAX / 2)).is_empty());
+    assert_eq!(acks(&desk.tick(None, now + limits::ACK_WAIT_MAX)), [tag]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_keeps_what_runs_and_gives_back_the_rest() {
+    let (mut desk, now) = (Desk::new(2).await, Instant::now());
+    let (tag, _) = desk.deliver(&[1, 2, 3], now);
+    desk.start(1, now);
+    desk.start(2, now);
+    // 1 runs, 2 is on the bench, 3 is being prepared.
+    let given = publishes(desk.core.on_drain(&[key(2)], now));
+    let mut tasks: Vec<u16> = given.iter().map(|one| one.ready[0].task.index()).collect();
+    tasks.sort_unstable();
+    assert_eq!(tasks, [2, 3]);
+    for publish in &given {
+        assert!(publish.check);
+        desk.core.on_published(publish, true, now);
+    }
+    assert!(matches!(desk.deliver(&[0], now).1[..], [Effect::GiveBack(_)]));
+    desk.start(3, now);
+    desk.end(1, now);
+    let commit = desk.commit(now);
+    let effects = desk.answer(&commit, written(vec![]), now);
+    assert_eq!(acks(&effects), [tag]);
+    assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_held_for_too_long_is_handed_over() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    let (tag, _) = desk.deliver(&[1, 2], now);
+    desk.start(1, now);
+    desk.start(2, now);
+    let late = now + limits::DELIVERY_HOLD_MAX;
+    let effects = desk.tick(Some((1, late)), late);
+    let leases: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Lease { requests, .. } => Some(requests.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(leases.len(), 1, "for the one that runs, however short: {effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::TakeBack(keys) if *keys == [key(2)])));
+    let given = publishes(desk.core.on_taken_back(&[key(2)], late));
+    desk.core.on_published(&given[0], true, late);
+    let granted = vec![(leases[0], Leased::Granted { attempt: 1 })];
+    assert!(acks(&desk.core.on_leased(RUN(), granted, late)).is_empty());
+    assert_eq!(acks(&desk.tick(Some((1, late)), late)), [tag]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_a_run_that_is_over() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    let (tag, _) = desk.deliver(&[0, 3], now);
+    desk.start(0, now);
+    desk.end(0, now);
+    let commit = desk.commit(now);
+    let reply = Committed::NotRunning(Some(RunState::Cancelled));
+    let effects = desk.answer(&commit, reply, now);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::RunOver { gone: true, .. })));
+    // What was on its way when the run ended ends by itself.
+    let drop = |index| vec![(key(index), Prepared::Drop { rearmed: vec![] })];
+    desk.core.on_prepared(drop(1), 0, now);
+    assert_eq!(acks(&desk.core.on_prepared(drop(3), 0, now)), [tag]);
+    assert!(desk.core.is_idle() && desk.core.releasing.is_empty());
+}
