@@ -288,7 +288,7 @@ pub enum Rearmed {
     Moved,
     /// Recomputed too often: the data cannot be had.
     TooOften,
-    /// Nobody needs it, or the run has ended.
+    /// Nobody needs it, or the run has ended and was not done.
     NotNeeded,
 }
 

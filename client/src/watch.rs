@@ -155,6 +155,18 @@ impl Watch {
         self.wake_all();
     }
 
+    /// The run goes on, though its end was seen: the reader starts again if anyone waits.
+    pub(crate) fn resume(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+        let mut known = self.known();
+        if matches!(known.over, Some(Over::Ended(_))) {
+            known.over = None;
+        }
+        if known.over.is_none() && !known.reading && known.interest > 0 {
+            known.reading = true;
+            runtime.spawn(Arc::clone(self).read());
+        }
+    }
+
     /// Starts the reader on `runtime`, unless it runs, and keeps it until the reply is dropped.
     pub(crate) fn follow(self: &Arc<Self>, runtime: &tokio::runtime::Handle) -> Interest {
         let mut known = self.known();

@@ -116,6 +116,18 @@ pub fn digest_of(parts: &[Bytes]) -> u64 {
     words.fold(1, |digest, word| mix(digest, u64::from_le_bytes(*word)))
 }
 
+/// No number: an error of the user's.
+#[task]
+pub fn refuse(why: &str) -> Result<u64, String> {
+    Err(why.to_owned())
+}
+
+/// No number: a panic.
+#[task]
+pub fn break_down() -> u64 {
+    panic!("broken on purpose");
+}
+
 /// A Fibonacci number, from a tree of tasks that submit tasks.
 #[task]
 pub fn fib(n: u64) -> Delayed<u64> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use bolthole::ErrorKind;
 use bolthole_tests::cluster::{Cluster, Member, PATIENCE, underway, until};
 use bolthole_tests::relay::Relay;
 use bolthole_tests::servers;
@@ -136,5 +137,25 @@ async fn runs_share_workers_and_namespaces_share_nothing() -> Result<()> {
     let _worker = there.worker("late").await?;
     let answer = timeout(PATIENCE, waiting.result()).await??;
     ensure!(answer == workload::etl_answer(), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_run_makes_room_for_others() -> Result<()> {
+    let (cluster, _workers) = two_workers().await?;
+    let client = cluster.client().await?;
+    let never = cluster.folder().join("never").to_string_lossy().into_owned();
+    // Twice as many as there are slots, and none of them ends by itself.
+    let stuck = (0..8).map(|value| workload::gate::delayed(value, &never[..])).collect::<Vec<_>>();
+    let handles = client.run("stuck").submit(&stuck).await?;
+    let run = client.attach("stuck").await?;
+    run.cancel("the wrong file").await?;
+    for handle in &handles {
+        let error = timeout(PATIENCE, handle.result()).await?.err().context("it was run")?;
+        ensure!(error.kind() == &ErrorKind::Cancelled, "{error:?}");
+        ensure!(error.to_string().contains("the wrong file"), "{error}");
+    }
+    let sum = timeout(PATIENCE, client.compute(workload::map_reduce())).await??;
+    ensure!(sum == workload::map_reduce_answer(), "{sum}");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
-use bolthole::{Client, Delayed, Error, ErrorKind, task};
+use bolthole::{Client, Delayed, Error, ErrorKind, TaskErrorKind, task};
 use bolthole_broker::clock;
 use bolthole_broker::id::TaskId;
 use bolthole_broker::queue::{QueueName, Route};
@@ -133,6 +133,29 @@ async fn a_task_that_a_new_worker_can_run_waits_for_it() -> Result<()> {
     let _worker = cluster.worker("worker").await?;
     let sum = timeout(PATIENCE, handle.result()).await??;
     ensure!(sum == 42, "{sum}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_fails_says_where_and_why() -> Result<()> {
+    let cluster = cluster()?;
+    let _worker = cluster.worker("worker").await?;
+    let (client, store) = (cluster.client().await?, cluster.store().await?);
+    let workers = store.workers().await?;
+    let address = &workers.first().context("the worker is not known")?.1.address;
+    for (call, kind, why) in [
+        (workload::refuse::delayed("no such day"), TaskErrorKind::User, "no such day"),
+        (workload::break_down::delayed(), TaskErrorKind::Panic, "broken on purpose"),
+    ] {
+        // The error comes from two tasks further up.
+        let call = workload::plus::delayed(workload::plus::delayed(call, 1), 1);
+        let error = timeout(PATIENCE, client.compute(call)).await?.err().context("no error")?;
+        let task = error.task().with_context(|| format!("no task has failed: {error:?}"))?;
+        ensure!(task.kind == kind && task.worker == *address, "{task:?}");
+        ensure!(error.to_string().contains(why), "{error}");
+    }
+    let sum = timeout(PATIENCE, client.compute(workload::plus::delayed(1, 2))).await??;
+    ensure!(sum == 3, "{sum}");
     Ok(())
 }
 

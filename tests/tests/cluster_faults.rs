@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use bolthole::Client;
+use bolthole::{Client, RunState};
 use bolthole_tests::cluster::{Cluster, Member, PATIENCE, underway, until};
 use bolthole_tests::servers;
 use bolthole_tests::workload::{self, HOLD};
@@ -55,26 +55,63 @@ async fn all_workers_may_be_killed_when_a_new_one_comes() -> Result<()> {
     assert_all_finished(&client, "run").await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_results_are_computed_again() -> Result<()> {
+/// Computes from results that only one worker has, which `leave` makes go before they are used.
+async fn computed_again(leave: impl FnOnce(Member) -> Result<()>) -> Result<()> {
     let cluster = Cluster::new(PROGRAM, servers::shared())?;
     let client = cluster.client().await?;
-    let victim = cluster.worker("victim").await?;
+    let leaving = cluster.worker("leaving").await?;
     let gate = cluster.folder().join("gate");
     let made: Vec<_> = (0..6).map(|seed| workload::make::delayed(100_000, seed)).collect();
     let opened = workload::gate::delayed(7, gate.to_string_lossy().into_owned());
     let digest = workload::plus::delayed(workload::digest::delayed(&made), opened);
-    // Only the killed worker had the results which the digest, or its result, was made of.
     let run = client.run("run").header(HOLD, "1");
     let computing = tokio::spawn(run.compute((digest, made)));
     underway(&client, "run", 6).await?;
-    victim.kill();
     let _new = cluster.worker("new").await?;
+    leave(leaving)?;
     fs::write(&gate, "")?;
     let (digest, made) = timeout(PATIENCE, computing).await???;
     let expected: Vec<_> = (0..6).map(|seed| workload::bytes_of(100_000, seed)).collect();
     ensure!(made == expected, "results that were lost came back different");
     ensure!(digest == workload::digest_of(&expected) + 7, "{digest}");
+    assert_all_finished(&client, "run").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_of_a_killed_worker_are_had_again() -> Result<()> {
+    computed_again(|worker| {
+        worker.kill();
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_of_a_worker_that_was_told_to_go_are_had_again() -> Result<()> {
+    computed_again(|worker| {
+        // Longer than it may drain for: a task that it has begun waits for the gate.
+        let code = worker.terminate()?;
+        ensure!(code == 0, "the worker ended with {code}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_lost_after_the_end_are_had_again() -> Result<()> {
+    let cluster = Cluster::new(PROGRAM, servers::shared())?;
+    let client = cluster.client().await?;
+    let only = cluster.worker("only").await?;
+    let made = workload::make::delayed(100_000, workload::square::delayed(3));
+    let handle = client.run("run").submit(&made).await?;
+    let status = timeout(PATIENCE, handle.in_run().wait()).await??;
+    ensure!(status.state == RunState::Done, "{status:?}");
+    only.kill();
+    let _new = cluster.worker("new").await?;
+    let result = timeout(PATIENCE, handle.result()).await??;
+    ensure!(result == workload::bytes_of(100_000, 9), "it came back different");
+    let status = timeout(PATIENCE, handle.in_run().wait()).await??;
+    ensure!(status.state == RunState::Done, "{status:?}");
     assert_all_finished(&client, "run").await
 }
 

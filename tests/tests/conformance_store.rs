@@ -53,6 +53,7 @@ conformance!(
     tasks::leases,
     tasks::retries,
     tasks::lost_results,
+    tasks::reopened,
     tasks::pins,
     tasks::spawned,
     tasks::largest,

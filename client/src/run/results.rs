@@ -84,29 +84,47 @@ impl RunInner {
         // Twice: what is pending is forgotten to have finished before it is looked at again, so
         // that its finishing in between is noticed.
         for _ in 0..2 {
-            let wanted: Vec<TaskId> = open.iter().map(|place| tasks[*place]).collect();
-            let found = self.core.find(self.id, &wanted).await;
-            let mut pending = Vec::new();
-            for (place, found) in open.iter().zip(found) {
-                match found {
-                    Ok(Found::Value(bytes)) => results[*place] = Some(Ok(bytes)),
-                    Err(error) => results[*place] = Some(Err(error)),
-                    Ok(Found::Pending) => {
-                        self.watch.unfinish(tasks[*place]);
-                        pending.push(*place);
-                    }
-                }
-            }
-            open = pending;
-            if open.is_empty() {
+            self.look(tasks, &mut open, results).await;
+        }
+        // A run that is done is reopened when a lost result of it is to be computed again.
+        if !open.is_empty() && matches!(over, Some(Over::Ended(_))) {
+            if self.status().await.is_ok_and(|status| status.state.is_running()) {
+                self.watch.resume(&self.core.runtime);
                 return;
             }
+            self.look(tasks, &mut open, results).await;
         }
         if over.is_some() {
             for place in open {
                 results[place] = Some(Err(self.never(tasks[place]).await));
             }
         }
+    }
+
+    /// Reads what is there of `open`, which keeps what is pending.
+    async fn look(
+        &self,
+        tasks: &[TaskId],
+        open: &mut Vec<usize>,
+        results: &mut [Option<Result<Bytes>>],
+    ) {
+        if open.is_empty() {
+            return;
+        }
+        let wanted: Vec<TaskId> = open.iter().map(|place| tasks[*place]).collect();
+        let found = self.core.find(self.id, &wanted).await;
+        let mut pending = Vec::new();
+        for (place, found) in open.iter().zip(found) {
+            match found {
+                Ok(Found::Value(bytes)) => results[*place] = Some(Ok(bytes)),
+                Err(error) => results[*place] = Some(Err(error)),
+                Ok(Found::Pending) => {
+                    self.watch.unfinish(tasks[*place]);
+                    pending.push(*place);
+                }
+            }
+        }
+        *open = pending;
     }
 
     /// The result, when the event of the task's end carried it.

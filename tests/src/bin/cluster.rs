@@ -2,9 +2,14 @@
 //! computes the ETL-shaped graph as the run of that name and prints `answer N`. The servers are those
 //! of the environment.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use bolthole::Client;
 use bolthole_tests::workload;
+
+/// How long a worker that is told to go finishes what it has begun: some tasks here never end.
+const DRAIN: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -12,7 +17,7 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["worker"] => Ok(bolthole::worker::from_env()?.run_async().await?),
+        ["worker"] => Ok(bolthole::worker::from_env()?.drain(DRAIN).run_async().await?),
         ["client", name] => client(name, "0").await,
         ["client", name, hold] => client(name, hold).await,
         _ => bail!("cluster worker | cluster client NAME [HOLD]"),

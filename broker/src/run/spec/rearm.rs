@@ -4,15 +4,16 @@ use super::Run;
 use crate::id::TaskId;
 use crate::locator::Locator;
 use crate::run::{Lost, Rearmed};
-use crate::state::{KEPT, PINNED, StateByte, TaskState};
+use crate::state::{KEPT, PINNED, RunState, StateByte, TaskState};
 
 impl Run {
     /// Makes a finished task pending again, unless it is somewhere else by now, nobody needs it or
-    /// the run has ended. Its pending consumers wait for it again, and it counts as a consumer of
+    /// the run has ended. A run that is done is reopened for a result that was to be kept: someone
+    /// wants to read it, and its holder is gone. The task's pending consumers wait for it again, and it counts as a consumer of
     /// its inputs again.
     pub fn rearm(&mut self, lost: &Lost) -> Rearmed {
         let place = usize::from(lost.task.index());
-        let running = self.state.is_running();
+        let done = self.state == RunState::Done;
         let Some(arena) = self.active(lost.task.segment()) else { return Rearmed::NotNeeded };
         let Some(byte) = arena.states.get(place).copied().map(StateByte) else {
             return Rearmed::NotNeeded;
@@ -25,7 +26,9 @@ impl Run {
         if arena.locators[place] != lost.locator.to_bytes() {
             return Rearmed::Moved;
         }
-        if !running || arena.consumers[place] & !KEPT == 0 {
+        let consumers = arena.consumers[place];
+        let wanted = if done { consumers & PINNED } else { consumers & !KEPT };
+        if wanted == 0 || !(done || self.state.is_running()) {
             return Rearmed::NotNeeded;
         }
         let Some(next) = byte.rearmed() else { return Rearmed::TooOften };
@@ -45,6 +48,10 @@ impl Run {
             arena.records.remove(&lost.task.index());
         }
         self.finished -= 1;
+        if done {
+            self.state = RunState::Closed;
+            self.ended_ms = None;
+        }
         Rearmed::Pending(pending)
     }
 

@@ -22,7 +22,9 @@ local function rearm_one(r, lost)
   local at = a.loc + 8 * i
   if redis.call('GETRANGE', a.key, at, at + 7) ~= lost.locator then return 2, 0 end
   local v = word_at(a, a.cons, i)
-  if not is_running(r) or v == 0 or v == KEPT then return 4, 0 end
+  -- A run that is done is reopened for a result that was to be kept.
+  local done = r.state == DONE
+  if not (is_running(r) or done and v >= PINNED) or v == 0 or v == KEPT then return 4, 0 end
   if generation >= 15 then return 3, 0 end
   for p = 1, #lost.successors, 6 do block(r, lost.task, sub(lost.successors, p, p + 5)) end
   for p = 1, #lost.later, 6 do block(r, lost.task, sub(lost.later, p, p + 5)) end
@@ -40,6 +42,10 @@ local function rearm_one(r, lost)
   redis.call('SETRANGE', a.key, at, NONE)
   redis.pcall('HDEL', bucket(r, a.k, i), i)
   r.finished = r.finished - 1
+  if done then
+    r.state = CLOSED
+    r.ended = 0
+  end
   return 0, pending
 end
 
