@@ -123,6 +123,9 @@ pub fn refuse(why: &str) -> Result<u64, String> {
 }
 
 /// No number: a panic.
+///
+/// # Panics
+/// Always.
 #[task]
 pub fn break_down() -> u64 {
     panic!("broken on purpose");
