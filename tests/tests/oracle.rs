@@ -177,6 +177,15 @@ impl Cluster {
         Ok(format!("{:?}; ready: {open:?}; in flight: {busy:?}", dump.status))
     }
 
+    /// The errors of the tasks that have failed.
+    async fn failed(&self, run: RunId) -> anyhow::Result<Vec<String>> {
+        let dump = self.store.dump(run).await?.context("the run is gone")?;
+        let tasks = dump.segments.values().flat_map(|segment| &segment.tasks);
+        let failed = tasks.filter(|task| task.state.state() == TaskState::Failed);
+        let errors = failed.filter_map(|task| TaskError::decode(task.record.as_ref()?));
+        Ok(errors.map(|error| error.to_string()).collect())
+    }
+
     /// The outcome of an output. A held result whose holder is gone is computed again.
     async fn outcome(&self, run: RunId, task: TaskId) -> anyhow::Result<(TaskStatus, Bytes)> {
         let deadline = Instant::now() + PATIENCE;
@@ -314,7 +323,10 @@ async fn case(seed: u64, faults: bool) -> anyhow::Result<()> {
     cluster.finish(run, faults).await?;
     for (place, (task, expected)) in tasks.iter().zip(&expected).enumerate() {
         let (status, value) = cluster.outcome(run, *task).await?;
-        compare(place, expected, &status, &value)?;
+        if let Err(error) = compare(place, expected, &status, &value) {
+            let failed = cluster.failed(run).await?;
+            return Err(error.context(format!("failed: {failed:?}")));
+        }
     }
     // What was computed again may have released others, which are dropped in their own time.
     cluster.finish(run, 0).await?;
