@@ -9,11 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use bolthole_broker::args::Arg;
+use bolthole_broker::control::Control;
 use bolthole_broker::descriptor::{Chunk, Descriptor};
-use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::error::{TaskError, TaskErrorKind};
+use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::run::Ready;
-use bolthole_broker::store::Epoch;
+use bolthole_broker::store::{Epoch, WorkerRecord};
 use bolthole_broker::task::{Backoff, TaskClass, TaskKind, TaskOptions};
 use bytes::Bytes;
 
@@ -93,4 +96,65 @@ fn parcels_are_as_they_were() {
     };
     let stored = golden("parcel_v1.bin", &parcel.encode().unwrap());
     assert_eq!(Parcel::decode(&stored), Ok(parcel));
+}
+
+#[test]
+fn locators_and_held_records_are_as_they_were() {
+    let worker = WorkerIndex::new(0x0012_3456);
+    let locators = [
+        Locator::Empty,
+        Locator::embed(b"").unwrap(),
+        Locator::embed(b"1234567").unwrap(),
+        Locator::Stored { length: 4_096 },
+        Locator::held(worker, 5_000_000),
+        Locator::Cause(TaskId::new(7, 9)),
+    ];
+    let record = HeldRecord { length: 5_000_000, digest: [0xcd; 16], nonce: 77 };
+    let mut current: Vec<u8> = locators.iter().flat_map(|locator| locator.to_bytes()).collect();
+    current.extend_from_slice(&record.to_bytes());
+    let stored = golden("locators_v1.bin", &current);
+    for (bytes, locator) in stored.chunks_exact(8).zip(locators) {
+        assert_eq!(Locator::from_bytes(bytes.try_into().unwrap()), Ok(locator));
+    }
+    assert_eq!(HeldRecord::from_bytes(&stored[8 * locators.len()..]), Ok(record));
+}
+
+#[test]
+fn errors_are_as_they_were() {
+    let error = TaskError {
+        kind: TaskErrorKind::User,
+        name: "etl::load".to_owned(),
+        run: RunId::new(1_700_000_000_000, 5),
+        task: TaskId::new(2, 300),
+        attempt: 3,
+        worker: "10.0.0.7:4000".to_owned(),
+        chain: vec!["cannot read day.csv".to_owned(), "no such file".to_owned()],
+        backtrace: Some("at src/main.rs:7".to_owned()),
+        encoded: Some(Bytes::from_static(b"\xa4text")),
+    };
+    let stored = golden("task_error_v1.bin", &error.encode());
+    assert_eq!(TaskError::decode(&stored), Some(error));
+}
+
+#[test]
+fn control_messages_are_as_they_were() {
+    let message = Control::Ended(RunId::new(1_700_000_000_000, 5));
+    let stored = golden("control_v1.bin", &message.encode());
+    assert_eq!(Control::decode(&stored), Ok(message));
+}
+
+#[test]
+fn worker_records_are_as_they_were() {
+    let run = RunId::new(1_700_000_000_000, 5);
+    let record = WorkerRecord {
+        incarnation: Incarnation::new(0x0102_0304),
+        address: "10.0.0.7:4000".to_owned(),
+        slots: 8,
+        queues: vec!["default".to_owned(), "large".to_owned()],
+        in_flight: vec![(run, vec![TaskId::new(0, 1), TaskId::new(2, 300)])],
+        held_bytes: 1 << 30,
+        tasks: vec![("etl::load".to_owned(), "(String) -> Day".to_owned())],
+    };
+    let stored = golden("worker_v1.bin", &rmp_serde::to_vec_named(&record).unwrap());
+    assert_eq!(rmp_serde::from_slice::<WorkerRecord>(&stored).unwrap(), record);
 }
