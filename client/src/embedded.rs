@@ -1,7 +1,7 @@
 //! A whole cluster in this process: client, worker, queue and store. The same program runs without
 //! any server, on all cores, and stops with the last clone of its client.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ pub struct EmbeddedBuilder {
     slots: Option<usize>,
     memory_bytes: Option<u64>,
     queues: BTreeSet<String>,
+    resources: BTreeMap<String, u32>,
     states: MakeStates,
 }
 
@@ -36,7 +37,9 @@ impl Client {
     /// The options of an embedded cluster.
     pub fn embedded_builder() -> EmbeddedBuilder {
         let queues = BTreeSet::from([DEFAULT_QUEUE.to_owned()]);
-        EmbeddedBuilder { slots: None, memory_bytes: None, queues, states: MakeStates::default() }
+        let resources = BTreeMap::new();
+        let states = MakeStates::default();
+        EmbeddedBuilder { slots: None, memory_bytes: None, queues, resources, states }
     }
 }
 
@@ -62,6 +65,13 @@ impl EmbeddedBuilder {
         self
     }
 
+    /// So much of something that tasks may ask for by name, such as one `gpu`.
+    #[must_use]
+    pub fn resource(mut self, name: impl Into<String>, amount: u32) -> Self {
+        self.resources.insert(name.into(), amount);
+        self
+    }
+
     /// A value that tasks borrow as `State<T>`, made once: a database pool, a model.
     #[must_use]
     pub fn state<T, F, R>(mut self, make: F) -> Self
@@ -83,6 +93,7 @@ impl EmbeddedBuilder {
             slots: self.slots.unwrap_or(options.slots),
             memory_bytes: self.memory_bytes.unwrap_or(options.memory_bytes),
             queues: queues_of(&registry, self.queues),
+            resources: self.resources,
             bind: None,
             ..options
         };

@@ -39,9 +39,9 @@ pub struct WorkerBuilder {
 
 /// A worker of the cluster that the environment names: see [`ClientBuilder::from_env`]. Further
 /// variables, all of them optional: `BOLTHOLE_SLOTS` (a number), `BOLTHOLE_QUEUES` (names, separated
-/// by commas), `BOLTHOLE_BIND` and `BOLTHOLE_HEALTH` (`address:port` of the data port and of the
-/// health endpoint), `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port),
-/// `BOLTHOLE_SPILL_DIR`.
+/// by commas), `BOLTHOLE_RESOURCES` (such as `gpu=1,licence=2`), `BOLTHOLE_BIND` and
+/// `BOLTHOLE_HEALTH` (`address:port` of the data port and of the health endpoint),
+/// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_SPILL_DIR`.
 pub fn from_env() -> Result<WorkerBuilder> {
     let mut worker = with(ClientBuilder::from_env()?);
     let options = &mut worker.options;
@@ -50,6 +50,16 @@ pub fn from_env() -> Result<WorkerBuilder> {
     }
     if let Some(queues) = variable("BOLTHOLE_QUEUES")? {
         options.queues = queues.split(',').map(|name| name.trim().to_owned()).collect();
+    }
+    if let Some(resources) = variable("BOLTHOLE_RESOURCES")? {
+        for resource in resources.split(',') {
+            let parts = resource.split_once('=').map(|(name, amount)| (name, amount.parse()));
+            let Some((name, Ok(amount))) = parts else {
+                let message = format!("BOLTHOLE_RESOURCES has {resource:?}, not name=number");
+                return Err(Error::new(ErrorKind::Config, message));
+            };
+            options.resources.insert(name.trim().to_owned(), amount);
+        }
     }
     if let Some(bind) = parsed("BOLTHOLE_BIND", "address:port")? {
         options.bind = Some(bind);
@@ -78,6 +88,12 @@ impl WorkerBuilder {
     /// The queues to serve, in place of `default`.
     pub fn queues(mut self, queues: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.options.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// So much of something that tasks may ask for by name, such as one `gpu`.
+    pub fn resource(mut self, name: impl Into<String>, amount: u32) -> Self {
+        self.options.resources.insert(name.into(), amount);
         self
     }
 

@@ -29,7 +29,8 @@ async fn bench(slots: usize) -> Bench {
     let mut states = States::new();
     let answer: std::sync::Arc<u64> = std::sync::Arc::new(42);
     states.insert(std::any::TypeId::of::<u64>(), answer);
-    let options = Options { slots, bind: None, spill_dir: None, ..Options::default() };
+    let resources = [("gpu".to_owned(), 1)].into();
+    let options = Options { slots, resources, bind: None, spill_dir: None, ..Options::default() };
     let registry = Registry::linked().unwrap();
     let worker = Worker::start(store.clone(), queue.clone(), registry, states, options).await;
     Bench { worker: worker.unwrap(), store, queue }
@@ -242,4 +243,27 @@ async fn large_arguments_travel_as_blobs() {
     let bench = bench(1).await;
     let values: Vec<u64> = (0..50_000).collect();
     assert_eq!(bench.compute(total::delayed(&values)).await, values.iter().sum::<u64>());
+}
+
+static ON_GPU: AtomicU32 = AtomicU32::new(0);
+
+/// How many were on the GPU at once, itself included.
+#[task(resources(gpu = 1))]
+fn on_gpu(ctx: &Ctx) -> u32 {
+    let together = ON_GPU.fetch_add(1, Ordering::SeqCst) + 1;
+    ctx.pause(Duration::from_millis(2));
+    ON_GPU.fetch_sub(1, Ordering::SeqCst);
+    together
+}
+
+#[task]
+fn most(counts: &[u32]) -> u32 {
+    counts.iter().copied().max().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resource_is_taken_by_as_many_as_there_is_of_it() {
+    let bench = bench(4).await;
+    let uses: Vec<Delayed<u32>> = (0..40).map(|_| on_gpu::delayed()).collect();
+    assert_eq!(bench.compute(most::delayed(uses)).await, 1);
 }

@@ -1,5 +1,6 @@
 //! How a worker is set up.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,9 @@ pub struct Options {
     pub slots: usize,
     /// Queues to serve.
     pub queues: Vec<String>,
+    /// What tasks may ask for by name, such as `gpu`: a task runs only while as much is free as it
+    /// asks for, and a worker that has too little never runs it.
+    pub resources: BTreeMap<String, u32>,
     /// Where peers and clients reach the data port; `None` for a worker that shares its process
     /// with the only client.
     pub bind: Option<SocketAddr>,
@@ -37,6 +41,7 @@ impl Default for Options {
         Self {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             queues: vec![DEFAULT_QUEUE.to_owned()],
+            resources: BTreeMap::new(),
             bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             advertise: None,
             secret: None,

@@ -1,7 +1,7 @@
 //! From a task's id to a task with everything it needs: descriptor, header, inputs, blobs, and for
 //! some a lease. Whatever keeps it from running here is found out here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use bolthole_broker::registry::{Registry, TaskEntry};
 use bolthole_broker::run::{Header, LeaseRequest, Leased, Lost, Ready, Rearmed};
 use bolthole_broker::state::{StateByte, TaskState};
 use bolthole_broker::store::{Error, Store};
-use bolthole_broker::task::{RELAY, TaskKind};
+use bolthole_broker::task::{RELAY, TaskClass, TaskKind};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub(crate) struct Preparer {
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
     pub(crate) incarnation: Incarnation,
+    /// What tasks may ask for here.
+    pub(crate) resources: BTreeMap<String, u32>,
     /// Since when tasks wait that this build cannot run.
     pub(crate) parked: Parked,
     /// Ends all attempts when the worker must go.
@@ -215,12 +217,24 @@ impl Preparer {
                     class.task, class.signature, entry.signature
                 ),
             ),
-            Some(_) => return None,
+            Some(_) => match self.lacking(class) {
+                Some(message) => (TaskErrorKind::NoCapableWorker, message),
+                None => return None,
+            },
         };
         if self.parked.is_over((run, ready.task)) {
             return Some(Prepared::Fail { ready, info: info.clone(), attempt: 1, kind, message });
         }
         Some(Prepared::Park { info: info.clone(), message })
+    }
+
+    /// Which resource this worker has too little of, in all, for tasks of a class.
+    fn lacking(&self, class: &TaskClass) -> Option<String> {
+        let mut needed = class.options.resources.iter();
+        let (name, amount) = needed
+            .find(|(name, amount)| self.resources.get(*name).is_none_or(|own| own < amount))?;
+        let own = self.resources.get(name).copied().unwrap_or(0);
+        Some(format!("it needs {name} = {amount}, and this worker has {own}"))
     }
 
     /// The task with its inputs, or what one of them means for it.

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
@@ -22,6 +22,10 @@ use crate::core::OnSlot;
 use crate::flight::{Ended, Finish, Key, Runnable};
 use crate::spawn::Spawner;
 use crate::values::Values;
+
+mod bench;
+
+use bench::Bench;
 
 /// Slots, and the bench of tasks that wait for one.
 #[derive(Clone)]
@@ -41,61 +45,18 @@ struct Shared {
     user: Handle,
 }
 
-#[derive(Default)]
-struct Bench {
-    waiting: BinaryHeap<Waiting>,
-    /// Attempts on slots, by the slot's number.
-    running: HashMap<usize, OnSlot>,
-    slots: usize,
-    next_slot: usize,
-    /// Threads that were replaced and end when they come back; no longer among the slots.
-    stuck: HashSet<usize>,
-    /// Memory is short: one at a time.
-    throttled: bool,
-    closed: bool,
-}
-
-/// A runnable task, ordered by priority and then by id: what was numbered together finishes
-/// together.
-struct Waiting(Runnable);
-
-impl Waiting {
-    fn rank(&self) -> (i8, std::cmp::Reverse<Key>) {
-        (self.0.info.class().options.priority, std::cmp::Reverse(self.0.key))
-    }
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.rank() == other.rank()
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.rank().cmp(&other.rank())
-    }
-}
-
 impl Slots {
     /// Starts `count` threads.
     pub(crate) fn start(
         count: usize,
+        resources: BTreeMap<String, u32>,
         values: Arc<Values>,
         spawner: Spawner,
         user: Handle,
     ) -> std::io::Result<Self> {
         install_panic_hook();
         let shared = Arc::new(Shared {
-            bench: Mutex::default(),
+            bench: Mutex::new(Bench::new(resources)),
             work: Condvar::new(),
             done: Mutex::default(),
             finished: Notify::new(),
@@ -132,13 +93,10 @@ impl Slots {
     /// comes back.
     pub(crate) fn replace(&self, nonce: u64) {
         {
-            let mut bench = self.shared.bench();
-            let stuck = bench.running.iter().find(|(_, attempt)| attempt.nonce == nonce);
-            // It has just come back.
-            let Some(number) = stuck.map(|(number, _)| *number) else { return };
-            bench.running.remove(&number);
-            bench.stuck.insert(number);
-            bench.slots -= 1;
+            // It may have just come back.
+            if !self.shared.bench().abandon(nonce) {
+                return;
+            }
         }
         if let Err(error) = self.add() {
             tracing::error!(%error, "cannot start a thread for a slot");
@@ -154,7 +112,7 @@ impl Slots {
     /// Puts tasks on the bench.
     pub(crate) fn push(&self, tasks: Vec<Runnable>) {
         let one = tasks.len() == 1;
-        self.shared.bench().waiting.extend(tasks.into_iter().map(Waiting));
+        self.shared.bench().extend(tasks);
         if one {
             self.shared.work.notify_one();
         } else {
@@ -164,18 +122,12 @@ impl Slots {
 
     /// Takes all tasks off the bench: they must not start after all.
     pub(crate) fn clear_bench(&self) -> Vec<Key> {
-        let waiting = std::mem::take(&mut self.shared.bench().waiting);
-        waiting.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+        self.shared.bench().clear()
     }
 
     /// Takes these off the bench; those that were there still.
     pub(crate) fn take_back(&self, keys: &[Key]) -> Vec<Key> {
-        let mut bench = self.shared.bench();
-        let waiting = std::mem::take(&mut bench.waiting);
-        let (back, stay): (Vec<Waiting>, Vec<Waiting>) =
-            waiting.into_iter().partition(|Waiting(runnable)| keys.contains(&runnable.key));
-        bench.waiting = stay.into();
-        back.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+        self.shared.bench().take_back(keys)
     }
 
     /// Waits until an attempt has ended.
@@ -190,13 +142,12 @@ impl Slots {
 
     /// What runs at this moment.
     pub(crate) fn running(&self) -> Vec<OnSlot> {
-        self.shared.bench().running.values().copied().collect()
+        self.shared.bench().running()
     }
 
     /// Whether a slot has nothing to run.
     pub(crate) fn is_starving(&self) -> bool {
-        let bench = self.shared.bench();
-        bench.waiting.is_empty() && bench.running.len() < bench.slots
+        self.shared.bench().is_starving()
     }
 
     /// No more tasks: threads end when they come back.
@@ -236,13 +187,11 @@ impl Shared {
 
     /// The slot's attempt has ended; true when another thread has its place.
     fn free(&self, number: usize) -> bool {
-        let mut bench = self.bench();
-        bench.running.remove(&number);
-        // Whoever waits because only one may run looks again.
-        if bench.throttled {
-            self.work.notify_one();
+        let ended = self.bench().give_back(number);
+        if ended.awaited {
+            self.work.notify_all();
         }
-        bench.stuck.remove(&number)
+        ended.replaced
     }
 
     /// Waits for the next task; `None` when the thread is to end.
@@ -253,10 +202,7 @@ impl Shared {
                 bench.slots -= 1;
                 return None;
             }
-            let may_start = !bench.throttled || bench.running.is_empty();
-            if may_start && let Some(Waiting(runnable)) = bench.waiting.pop() {
-                let (key, nonce) = (runnable.key, runnable.nonce);
-                bench.running.insert(number, OnSlot { key, nonce, since: Instant::now() });
+            if let Some(runnable) = bench.take(number) {
                 return Some(runnable);
             }
             bench = self.work.wait(bench).unwrap_or_else(PoisonError::into_inner);

@@ -258,6 +258,7 @@ impl Parts {
             states: Arc::new(states),
             queues: served.clone(),
             incarnation: self.incarnation,
+            resources: options.resources.clone(),
             parked: Parked::default(),
             stop: self.stop.child_token(),
         });
@@ -269,7 +270,8 @@ impl Parts {
         });
         let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
         let values = Arc::clone(&self.values);
-        let slots = Slots::start(options.slots, values, spawner, user.clone())?;
+        let slots =
+            Slots::start(options.slots, options.resources.clone(), values, spawner, user.clone())?;
         let consumer = self.queue.consume(ConsumeOptions {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),

@@ -1,0 +1,162 @@
+//! The bench: runnable tasks in their order, and what running ones have taken. Pure bookkeeping.
+
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+
+use tokio::time::Instant;
+
+use crate::core::OnSlot;
+use crate::flight::{Key, Runnable};
+
+/// Tasks that wait for a slot, and those that have one.
+#[derive(Default)]
+pub(super) struct Bench {
+    waiting: BinaryHeap<Waiting>,
+    /// Attempts on slots, by the slot's number.
+    running: HashMap<usize, Running>,
+    /// Named amounts that no running attempt has taken.
+    free: BTreeMap<String, u32>,
+    pub(super) slots: usize,
+    pub(super) next_slot: usize,
+    /// Threads that were replaced and end when they come back; no longer among the slots. What they
+    /// have taken stays taken until then.
+    stuck: HashMap<usize, BTreeMap<String, u32>>,
+    /// Memory is short: one at a time.
+    pub(super) throttled: bool,
+    pub(super) closed: bool,
+}
+
+/// What the end of an attempt means for its thread and for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Another thread has its place.
+    pub(super) replaced: bool,
+    /// Others may have waited for what it had taken.
+    pub(super) awaited: bool,
+}
+
+struct Running {
+    attempt: OnSlot,
+    taken: BTreeMap<String, u32>,
+}
+
+impl Bench {
+    pub(super) fn new(resources: BTreeMap<String, u32>) -> Self {
+        Self { free: resources, ..Self::default() }
+    }
+
+    pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
+        self.waiting.extend(tasks.into_iter().map(Waiting));
+    }
+
+    /// Takes all tasks off.
+    pub(super) fn clear(&mut self) -> Vec<Key> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+    }
+
+    /// Takes these off; those that were there still.
+    pub(super) fn take_back(&mut self, keys: &[Key]) -> Vec<Key> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (back, stay): (Vec<Waiting>, Vec<Waiting>) =
+            waiting.into_iter().partition(|Waiting(runnable)| keys.contains(&runnable.key));
+        self.waiting = stay.into();
+        back.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+    }
+
+    /// The first task whose resources are free, for this slot.
+    pub(super) fn take(&mut self, number: usize) -> Option<Runnable> {
+        if self.throttled && !self.running.is_empty() {
+            return None;
+        }
+        let mut passed = Vec::new();
+        let mut found = None;
+        while let Some(Waiting(next)) = self.waiting.pop() {
+            if self.has(&next.info.class().options.resources) {
+                found = Some(next);
+                break;
+            }
+            passed.push(Waiting(next));
+        }
+        self.waiting.extend(passed);
+        let found = found?;
+        let taken = found.info.class().options.resources.clone();
+        for (name, amount) in &taken {
+            if let Some(free) = self.free.get_mut(name) {
+                *free -= amount;
+            }
+        }
+        let attempt = OnSlot { key: found.key, nonce: found.nonce, since: Instant::now() };
+        self.running.insert(number, Running { attempt, taken });
+        Some(found)
+    }
+
+    /// A slot's attempt has ended.
+    pub(super) fn give_back(&mut self, number: usize) -> Ended {
+        let stuck = self.stuck.remove(&number);
+        let replaced = stuck.is_some();
+        let ran = self.running.remove(&number).map(|running| running.taken);
+        let taken = stuck.or(ran).unwrap_or_default();
+        for (name, amount) in &taken {
+            if let Some(free) = self.free.get_mut(name) {
+                *free += amount;
+            }
+        }
+        Ended { replaced, awaited: self.throttled || !taken.is_empty() }
+    }
+
+    /// Gives up on the thread that is in this attempt; false when it has come back.
+    pub(super) fn abandon(&mut self, nonce: u64) -> bool {
+        let mut running = self.running.iter();
+        let stuck = running.find(|(_, running)| running.attempt.nonce == nonce);
+        let Some(number) = stuck.map(|(number, _)| *number) else { return false };
+        if let Some(running) = self.running.remove(&number) {
+            self.stuck.insert(number, running.taken);
+            self.slots -= 1;
+        }
+        true
+    }
+
+    /// What runs.
+    pub(super) fn running(&self) -> Vec<OnSlot> {
+        self.running.values().map(|running| running.attempt).collect()
+    }
+
+    /// Whether a slot has nothing to run.
+    pub(super) fn is_starving(&self) -> bool {
+        self.waiting.is_empty() && self.running.len() < self.slots
+    }
+
+    fn has(&self, needed: &BTreeMap<String, u32>) -> bool {
+        needed.iter().all(|(name, amount)| self.free.get(name).is_some_and(|free| free >= amount))
+    }
+}
+
+/// A runnable task, ordered by priority and then by id: what was numbered together finishes
+/// together.
+struct Waiting(Runnable);
+
+impl Waiting {
+    fn rank(&self) -> (i8, std::cmp::Reverse<Key>) {
+        (self.0.info.class().options.priority, std::cmp::Reverse(self.0.key))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
