@@ -1,0 +1,170 @@
+//! What the loop asks of the store and the queue: each in a task of its own, repeated for as long as
+//! that makes sense, the answer sent back to the loop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolthole_broker::handoff::Peer;
+use bolthole_broker::id::{ResultKey, RunId, WorkerIndex};
+use bolthole_broker::locator::Locator;
+use bolthole_broker::run::{Commit, Committed, FreedResult, LeaseRequest, Ready, Retried, Retry};
+use bolthole_broker::state::RunState;
+use tokio::time::sleep;
+
+use super::{Answer, Shell};
+use crate::commit::{send_commit, settle_all};
+use crate::core::Publish;
+use crate::flight::TaskInfo;
+
+/// The wait before the store is asked again, doubled each time up to the second.
+const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+impl Shell {
+    pub(super) fn commit(&self, run: RunId, commit: Commit) {
+        let store = self.preparer.store.clone();
+        let answers = self.answers.clone();
+        let stop = self.preparer.stop.clone();
+        self.tracker.spawn(async move {
+            let mut wait = STORE_WAIT.0;
+            let mut repeated = false;
+            let reply = loop {
+                match send_commit(&store, run, &commit, repeated).await {
+                    Ok(reply) => break reply,
+                    Err(error) if error.is_retryable() && !stop.is_cancelled() => {
+                        tracing::warn!(%run, %error, "a commit was not answered; repeating it");
+                        repeated |= error.is_ambiguous();
+                        sleep(wait).await;
+                        wait = (wait * 2).min(STORE_WAIT.1);
+                    }
+                    Err(error) => {
+                        tracing::error!(%run, %error, "a commit was refused");
+                        // The run may be well: its other results here are kept.
+                        break Committed::NotRunning(Some(RunState::Failed));
+                    }
+                }
+            };
+            let _ = answers.send(Answer::Committed(commit.outbox, reply)).await;
+        });
+    }
+
+    pub(super) fn publish(&self, publish: Publish) {
+        let publisher = Arc::clone(&self.publisher);
+        let answers = self.answers.clone();
+        let per_parcel = self.core.tasks_per_slot();
+        let stop = self.preparer.stop.clone();
+        self.tracker.spawn(async move {
+            let Publish { run, ready, check, .. } = &publish;
+            let confirmed = publisher.ring_until(*run, ready, *check, per_parcel, &stop).await;
+            let _ = answers.send(Answer::Published(publish, confirmed)).await;
+        });
+    }
+
+    /// Drops freed results and tells the workers that hold others: a hint, they sweep as well.
+    pub(super) fn forget(&self, run: RunId, freed: &[FreedResult]) {
+        let mut elsewhere: HashMap<WorkerIndex, Vec<ResultKey>> = HashMap::new();
+        for result in freed {
+            let FreedResult { task, generation, .. } = *result;
+            self.preparer.values.forget((run, task));
+            if let Locator::Held { worker, .. } = result.locator
+                && worker != self.preparer.inputs.me
+            {
+                let key = ResultKey { run, task, generation, nonce: 0 };
+                elsewhere.entry(worker).or_default().push(key);
+            }
+        }
+        if elsewhere.is_empty() {
+            return;
+        }
+        let preparer = Arc::clone(&self.preparer);
+        self.tracker.spawn(async move {
+            for (worker, keys) in elsewhere {
+                let Ok(Some(record)) = preparer.store.worker(worker).await else { continue };
+                let peer = Peer { addr: record.address, incarnation: record.incarnation };
+                if let Err(error) = preparer.inputs.fetcher.forget(&peer, &keys).await {
+                    tracing::debug!(%run, %error, "a holder was not told; its sweep will find them");
+                }
+            }
+        });
+    }
+
+    /// Notes a failed attempt, then rings for the next one when it is due.
+    pub(super) fn retry(&self, run: RunId, retry: Retry, info: TaskInfo) {
+        let store = self.preparer.store.clone();
+        let publisher = Arc::clone(&self.publisher);
+        let answers = self.answers.clone();
+        let stop = self.preparer.stop.clone();
+        self.tracker.spawn(async move {
+            let mut wait = STORE_WAIT.0;
+            while !stop.is_cancelled() {
+                match store.retry(run, &retry).await {
+                    Ok(Retried::Due { .. }) => {
+                        let delay = Duration::from_millis(retry.delay_ms);
+                        let ready = Ready::first(retry.task);
+                        publisher.ring_later(run, ready, &info, delay).await;
+                        break;
+                    }
+                    // Counted or finished by another attempt. Should it be neither running nor
+                    // finished, nobody else would remember it before reconciling does.
+                    Ok(Retried::Stale) => {
+                        let delay = Duration::from_millis(retry.delay_ms);
+                        publisher.ring_later(run, Ready::first(retry.task), &info, delay).await;
+                        break;
+                    }
+                    Err(error) if error.is_retryable() => {
+                        tracing::warn!(%run, %error, "a failed attempt was not noted; repeating");
+                        sleep(wait).await;
+                        wait = (wait * 2).min(STORE_WAIT.1);
+                    }
+                    Err(error) => {
+                        tracing::error!(%run, %error, "a failed attempt was not noted");
+                        break;
+                    }
+                }
+            }
+            let _ = answers.send(Answer::Retried((run, retry.task))).await;
+        });
+    }
+
+    pub(super) fn lease(&self, run: RunId, requests: Vec<LeaseRequest>) {
+        let store = self.preparer.store.clone();
+        let answers = self.answers.clone();
+        let me = self.me;
+        self.tracker.spawn(async move {
+            match store.lease(run, me, &requests).await {
+                Ok(leased) => {
+                    let answer = requests.into_iter().zip(leased).collect();
+                    let _ = answers.send(Answer::Leased(run, answer)).await;
+                }
+                // The next tick asks again; a lease that runs out costs a repetition, no more.
+                Err(error) => tracing::warn!(%run, %error, "leases were not renewed"),
+            }
+        });
+    }
+
+    pub(super) fn settle(&self, run: RunId, sequences: Vec<u64>) {
+        let store = self.preparer.store.clone();
+        let (owner, stop) = (self.me, self.preparer.stop.clone());
+        self.tracker.spawn(async move {
+            let mut wait = STORE_WAIT.0;
+            while let Err(error) = settle_all(&store, run, owner, &sequences).await {
+                if !error.is_retryable() || stop.is_cancelled() {
+                    tracing::warn!(%run, %error, "outbox entries were not settled");
+                    return;
+                }
+                sleep(wait).await;
+                wait = (wait * 2).min(STORE_WAIT.1);
+            }
+        });
+    }
+
+    /// What it would cost to leave it is memory of the store, until the run is purged.
+    pub(super) fn unstage(&self, run: RunId, segment: u32) {
+        let store = self.preparer.store.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = store.unstage(run, segment).await {
+                tracing::debug!(%run, segment, %error, "a segment was not dropped");
+            }
+        });
+    }
+}
