@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bolthole_broker::clock;
+use bolthole_broker::control::Control;
 use bolthole_broker::descriptor::Chunk;
 use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::handoff::Fetcher;
@@ -159,6 +160,17 @@ impl Core {
             (Some(descriptor), Some(class)) => Ok((descriptor.clone(), class.clone())),
             _ => Err(gone(run)),
         }
+    }
+
+    /// Tells workers to stop what they run of it. They would find out by themselves when they next
+    /// renew their leases, so nobody waits for this, and it may fail.
+    pub(crate) fn tell_ended(&self, run: RunId) {
+        let queue = self.queue.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = queue.broadcast(Control::Ended(run).encode()).await {
+                tracing::debug!(%run, %error, "workers were not told that the run has ended");
+            }
+        });
     }
 
     /// The open run of this id, when it was opened by this client and is still in use.

@@ -215,6 +215,7 @@ impl Run {
     pub async fn cancel(&self, reason: &str) -> Result<()> {
         let core = &self.inner.core;
         core.persist_in(|| core.store.cancel(self.inner.id, reason)).await?;
+        core.tell_ended(self.inner.id);
         Ok(())
     }
 
@@ -249,6 +250,9 @@ impl Run {
     pub async fn forget(&self) -> Result<()> {
         let core = &self.inner.core;
         let state = core.persist_in(|| core.store.cancel(self.inner.id, "forgotten")).await?;
+        if state == Some(RunState::Cancelled) {
+            core.tell_ended(self.inner.id);
+        }
         if state.is_some_and(|state| state != RunState::Purging) {
             core.persist_in(|| core.store.purge(self.inner.id)).await?;
         }

@@ -151,11 +151,13 @@ async fn a_cancelled_run_makes_room_for_others() -> Result<()> {
     let run = client.attach("stuck").await?;
     run.cancel("the wrong file").await?;
     for handle in &handles {
-        let error = timeout(PATIENCE, handle.result()).await?.err().context("it was run")?;
+        let end = timeout(PATIENCE, handle.result()).await.context("the end is not noticed")?;
+        let error = end.err().context("it was run")?;
         ensure!(error.kind() == &ErrorKind::Cancelled, "{error:?}");
         ensure!(error.to_string().contains("the wrong file"), "{error}");
     }
-    let sum = timeout(PATIENCE, client.compute(workload::map_reduce())).await??;
+    let sum = timeout(PATIENCE, client.compute(workload::map_reduce())).await;
+    let sum = sum.context("the workers are still busy")??;
     ensure!(sum == workload::map_reduce_answer(), "{sum}");
     Ok(())
 }

@@ -212,16 +212,18 @@ impl Shared {
     /// Runs one attempt to its end, whatever that is.
     fn run(&self, runnable: &Runnable) -> (Ended, Option<crate::spawn::Spawned>) {
         if runnable.cancel.is_cancelled() {
-            return (
-                failed(TaskErrorKind::Cancelled, "it was cancelled before it began", false),
-                None,
-            );
+            return cancelled();
         }
         let _user = self.user.enter();
         let outcome = catch_unwind(AssertUnwindSafe(|| match runnable.body {
-            Body::Sync(body) => body(&runnable.call),
-            Body::Async(body) => self.user.block_on(body(runnable.call.clone())),
+            Body::Sync(body) => Some(body(&runnable.call)),
+            // Nobody wants the result of a cancelled attempt, and it may never end by itself.
+            Body::Async(body) => {
+                let body = runnable.cancel.run_until_cancelled(body(runnable.call.clone()));
+                self.user.block_on(body)
+            }
         }));
+        let Some(outcome) = outcome.transpose() else { return cancelled() };
         match outcome {
             Ok(Outcome::Done(value)) => {
                 let effect = runnable.info.class().kind == TaskKind::Effect;
@@ -269,6 +271,11 @@ impl Shared {
             Err(panic) => (panicked(panic.as_ref()), None),
         }
     }
+}
+
+/// The end of an attempt that was cancelled: nobody hears of it.
+fn cancelled() -> (Ended, Option<crate::spawn::Spawned>) {
+    (failed(TaskErrorKind::Cancelled, "it was cancelled", false), None)
 }
 
 /// The end of an attempt that failed with `message`.
