@@ -179,7 +179,8 @@ dispatch! {
     commit(run: RunId, commit: &Commit) -> Committed;
     /// Notes a failed attempt and when the next one may start.
     retry(run: RunId, retry: &Retry) -> Retried;
-    /// Makes tasks pending whose results are lost; ascending ids.
+    /// Makes tasks pending whose results are lost, in the order given: consumers before the inputs
+    /// that only they need.
     rearm(run: RunId, lost: &[Lost]) -> Vec<Rearmed>;
     /// Takes or prolongs leases for `holder`, each until [`crate::limits::WORKER_LEASE`] from now.
     lease(run: RunId, holder: Incarnation, requests: &[LeaseRequest]) -> Vec<Leased>;

@@ -8,6 +8,7 @@
 //! | `shell` | the loop that feeds the core and carries out its effects |
 //! | `flight` | a task on its way through, step by step |
 //! | `prepare`, `inputs`, `known` | what a task needs: lease, inputs, descriptor, header, blobs |
+//! | `lineage` | what to compute again when results are lost |
 //! | `slots`, `spawn` | running bodies; tasks that tasks submit |
 //! | `commit` | commits whose reply may have been lost |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
@@ -30,6 +31,7 @@ pub mod health;
 pub mod hold;
 mod inputs;
 mod known;
+mod lineage;
 pub mod memory;
 pub mod metrics;
 mod options;

@@ -13,9 +13,10 @@ use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::limits;
+use bolthole_broker::locator::Locator;
 use bolthole_broker::registry::{Registry, TaskEntry};
-use bolthole_broker::run::{Header, LeaseRequest, Leased, Lost, Ready, Rearmed};
-use bolthole_broker::state::{StateByte, TaskState};
+use bolthole_broker::run::{Header, LeaseRequest, Leased, Ready};
+use bolthole_broker::state::TaskState;
 use bolthole_broker::store::{Error, Store};
 use bolthole_broker::task::{RELAY, TaskClass, TaskKind};
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use crate::core::Describe;
 use crate::flight::{Key, Prepared, Runnable, TaskInfo, Wanted};
 use crate::inputs::{Input, InputError, Inputs};
 use crate::known::Known;
+use crate::lineage::{Lineage, Recovered, forwarded_to};
 use crate::values::Values;
 
 /// The wait before the store is asked again, doubled each time up to the second.
@@ -42,6 +44,7 @@ pub(crate) struct Preparer {
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
     pub(crate) incarnation: Incarnation,
+    pub(crate) lineage: Lineage,
     /// What tasks may ask for here.
     pub(crate) resources: BTreeMap<String, u32>,
     /// Since when tasks wait that this build cannot run.
@@ -151,10 +154,16 @@ impl Preparer {
         needed.sort_unstable();
         needed.dedup();
         let inputs = self.inputs.gather(run, needed).await?;
+        let recovered = self.lineage.recover(run, lost_of(&inputs)).await?;
+        let mut rearmed = recovered.ready.clone();
         for (ready, info, check) in waiting {
             let header = header.clone().unwrap_or_default();
             let key = (run, ready.task);
-            prepared.push((key, self.complete(run, ready, info, check, &inputs, &header).await?));
+            let without = without_inputs(ready, &info, &inputs, &recovered, &mut rearmed);
+            prepared.push(match without {
+                Some(end) => (key, end),
+                None => (key, self.complete(run, ready, info, check, &inputs, &header).await?),
+            });
         }
         Ok(prepared)
     }
@@ -237,7 +246,7 @@ impl Preparer {
         Some(format!("it needs {name} = {amount}, and this worker has {own}"))
     }
 
-    /// The task with its inputs, or what one of them means for it.
+    /// The task with its inputs, which are all here.
     async fn complete(
         &self,
         run: RunId,
@@ -248,19 +257,11 @@ impl Preparer {
         header: &Arc<Header>,
     ) -> Result<Prepared, Error> {
         let mut values = Vec::with_capacity(info.inputs(&ready).len());
-        let mut lost = Vec::new();
         for input in info.inputs(&ready) {
-            match inputs.get(input) {
-                Some(Input::Value(value)) => values.push(value.clone()),
-                Some(Input::NoResult(cause)) => {
-                    return Ok(Prepared::Skip { ready, info, cause: *cause });
-                }
-                Some(Input::Lost(locator)) => lost.push((*input, *locator)),
-                Some(Input::Pending) | None => return Ok(Prepared::Drop { rearmed: Vec::new() }),
-            }
-        }
-        if !lost.is_empty() {
-            return self.recompute(run, ready, info, lost).await;
+            let Some(Input::Value(value)) = inputs.get(input) else {
+                return Ok(Prepared::Drop { rearmed: Vec::new() });
+            };
+            values.push(value.clone());
         }
         let mut blobs = HashMap::new();
         for digest in blobs_of(info.descriptor()) {
@@ -318,49 +319,6 @@ impl Preparer {
         };
         let peer = Peer { addr: record.address, incarnation: holder };
         Ok(self.inputs.fetcher.probe(&peer).await.is_err_and(|error| error.is_lost()))
-    }
-
-    /// Inputs are lost: their tasks become pending again, and this one waits for them.
-    async fn recompute(
-        &self,
-        run: RunId,
-        ready: Ready,
-        info: TaskInfo,
-        lost: Vec<(TaskId, bolthole_broker::locator::Locator)>,
-    ) -> Result<Prepared, Error> {
-        let tasks: Vec<TaskId> = lost.iter().map(|(task, _)| *task).collect();
-        self.known.load(run, &tasks).await?;
-        let statuses = self.store.inspect(run, &tasks).await?;
-        let mut requests = Vec::with_capacity(lost.len());
-        let mut targets = Vec::with_capacity(lost.len());
-        for ((task, locator), status) in lost.into_iter().zip(statuses) {
-            let Some(described) = self.known.describe(run, task) else { continue };
-            let Some(status) = status else { continue };
-            let forwarded = forwarded_to(status.state, status.record.as_deref());
-            let descriptor = described.descriptor();
-            let inputs = forwarded.map_or_else(|| descriptor.inputs.clone(), |to| vec![to]);
-            let successors = descriptor.successors.clone();
-            let generation = status.state.generation() + 1;
-            targets.push(Ready { task, generation, forwarded });
-            requests.push(Lost { task, locator, inputs, successors });
-        }
-        let answers = self.store.rearm(run, &requests).await?;
-        let mut rearmed = Vec::new();
-        for (target, answer) in targets.into_iter().zip(answers) {
-            tracing::info!(%run, task = %target.task, ?answer, "a result is lost");
-            match answer {
-                Rearmed::Pending(0) => rearmed.push(target),
-                Rearmed::TooOften => {
-                    let message = format!("the result of {} was lost too often", target.task);
-                    let kind = TaskErrorKind::DataLost;
-                    return Ok(Prepared::Fail { ready, info, attempt: 1, kind, message });
-                }
-                // Where it has moved is found out when this task is rung for again.
-                Rearmed::Moved => rearmed.push(ready),
-                Rearmed::Pending(_) | Rearmed::Already | Rearmed::NotNeeded => {}
-            }
-        }
-        Ok(Prepared::Drop { rearmed })
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one call, gathered in two ways")]
@@ -446,16 +404,57 @@ impl Parked {
     }
 }
 
-fn is_relay(ready: Ready, info: &TaskInfo) -> bool {
-    ready.forwarded.is_some() || info.class().task == RELAY
+/// The inputs whose results are gone.
+fn lost_of(inputs: &HashMap<TaskId, Input>) -> Vec<(TaskId, Locator)> {
+    let lost = inputs.iter().filter_map(|(task, input)| match input {
+        Input::Lost(locator) => Some((*task, *locator)),
+        _ => None,
+    });
+    lost.collect()
 }
 
-/// The task that a forwarded one waits for.
-fn forwarded_to(state: StateByte, record: Option<&[u8]>) -> Option<TaskId> {
-    let record = record.filter(|_| state.is_forwarded())?;
-    let mut bits = [0; 8];
-    bits[2..].copy_from_slice(record.get(..6)?);
-    TaskId::from_bits(u64::from_be_bytes(bits))
+/// What becomes of a task one of whose inputs is not here; `None` when all are. The first task that
+/// waits for lost results takes `rearmed` along, to ring for them.
+fn without_inputs(
+    ready: Ready,
+    info: &TaskInfo,
+    inputs: &HashMap<TaskId, Input>,
+    recovered: &Recovered,
+    rearmed: &mut Vec<Ready>,
+) -> Option<Prepared> {
+    let info = info.clone();
+    let mut missing = false;
+    let mut moved = false;
+    for input in info.inputs(&ready) {
+        match inputs.get(input) {
+            Some(Input::Value(_)) => {}
+            Some(Input::NoResult(cause)) => {
+                return Some(Prepared::Skip { ready, info: info.clone(), cause: *cause });
+            }
+            Some(Input::Lost(_)) if recovered.hopeless.contains(input) => {
+                let message = format!("the result of {input} was lost too often");
+                let kind = TaskErrorKind::DataLost;
+                return Some(Prepared::Fail { ready, info, attempt: 1, kind, message });
+            }
+            Some(Input::Lost(_)) => {
+                missing = true;
+                moved |= recovered.moved.contains(input);
+            }
+            Some(Input::Pending) | None => missing = true,
+        }
+    }
+    let mut ring = std::mem::take(rearmed);
+    // Where it has moved is found out when this task is rung for again.
+    ring.extend(moved.then_some(ready));
+    if missing {
+        return Some(Prepared::Drop { rearmed: ring });
+    }
+    *rearmed = ring;
+    None
+}
+
+fn is_relay(ready: Ready, info: &TaskInfo) -> bool {
+    ready.forwarded.is_some() || info.class().task == RELAY
 }
 
 /// The blobs that a call's arguments name.

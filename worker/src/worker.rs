@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::hold::{Held, HoldOptions};
 use crate::inputs::{Gates, Inputs};
 use crate::known::Known;
+use crate::lineage::Lineage;
 use crate::options::Options;
 use crate::prepare::{Parked, Preparer};
 use crate::presence::{self, InFlight};
@@ -258,6 +259,7 @@ impl Parts {
             states: Arc::new(states),
             queues: served.clone(),
             incarnation: self.incarnation,
+            lineage: Lineage { store: self.store.clone(), known: Arc::clone(&self.known) },
             resources: options.resources.clone(),
             parked: Parked::default(),
             stop: self.stop.child_token(),
