@@ -292,6 +292,32 @@ pub enum Rearmed {
     NotNeeded,
 }
 
+/// A task without a result, in an ended run that is taken up again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revive {
+    /// The task.
+    pub task: TaskId,
+    /// The generation that failed or was skipped.
+    pub generation: u8,
+    /// The task's inputs, from its descriptor.
+    pub inputs: Vec<TaskId>,
+    /// Its successors of the same segment, from its descriptor.
+    pub successors: Vec<TaskId>,
+}
+
+/// What became of a task to be revived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revived {
+    /// Pending, one generation on, with this many pending inputs.
+    Pending(u32),
+    /// It is not failed or skipped at that generation.
+    Stale,
+    /// It was recomputed or revived too often: run the graph again.
+    TooOften,
+    /// The run has not ended, or is not there.
+    NotEnded,
+}
+
 /// Protects a long task from being run twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseRequest {

@@ -10,6 +10,9 @@
 //!              └────────────── rearm: the result is lost, generation + 1
 //! ```
 //!
+//! In a run that has ended without success, Failed and Skipped become Pending again when it is taken
+//! up (*revive*), also one generation on; the run itself goes back to Closed (*resume*).
+//!
 //! A pending task is *ready* when its count of pending inputs is zero; readiness is never stored.
 //!
 //! **I1.** For every pending task s, `pending[s]` is the number of its inputs that are pending.

@@ -13,8 +13,8 @@ use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::run::{
     Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
-    Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunDump, RunStatus, Stage,
-    TaskStatus,
+    Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, Revive, Revived, RunDump,
+    RunStatus, Stage, TaskStatus,
 };
 use crate::state::RunState;
 
@@ -182,6 +182,10 @@ dispatch! {
     /// Makes tasks pending whose results are lost, in the order given: consumers before the inputs
     /// that only they need.
     rearm(run: RunId, lost: &[Lost]) -> Vec<Rearmed>;
+    /// Makes failed and skipped tasks of an ended run pending; ascending ids.
+    revive(run: RunId, tasks: &[Revive]) -> Vec<Revived>;
+    /// Makes an ended run go on, unless a task of it counts as failed.
+    resume(run: RunId) -> Option<RunState>;
     /// Takes or prolongs leases for `holder`, each until [`crate::limits::WORKER_LEASE`] from now.
     lease(run: RunId, holder: Incarnation, requests: &[LeaseRequest]) -> Vec<Leased>;
     /// What is known of tasks; `None` for those of segments that are not active.

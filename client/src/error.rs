@@ -99,6 +99,16 @@ impl Error {
         Self::build(ErrorKind::Config, error.to_string(), [false; 2], Some(Box::new(error)))
     }
 
+    /// The same, of a named run that had ended like this before it was asked for.
+    pub(crate) fn of_spent(&self, name: &str) -> Self {
+        let message = format!(
+            "{self}; run {name:?} ended without success before this call: attach to it by its name \
+             and call `retry_failed` to run what failed again"
+        );
+        let Inner { kind, retryable, ambiguous, .. } = &*self.inner;
+        Self::build(kind.clone(), message, [*retryable, *ambiguous], Some(Box::new(self.clone())))
+    }
+
     /// Of what kind it is.
     pub fn kind(&self) -> &ErrorKind {
         &self.inner.kind

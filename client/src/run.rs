@@ -2,6 +2,7 @@
 
 pub(crate) mod builder;
 mod results;
+mod retry;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -10,6 +10,7 @@ use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
 use bolthole_broker::parcel::{Addressed, Parcel};
 use bolthole_broker::queue::{Lane, QueueName, Route};
 use bolthole_broker::run::{Activate, Activated, Ready, Stage};
+use bolthole_broker::store::Epoch;
 use bytes::Bytes;
 
 use crate::core::Core;
@@ -91,16 +92,30 @@ impl Core {
 
     /// Publishes released tasks of one user queue, without their descriptors.
     pub(crate) async fn ring_released(&self, run: RunId, queue: &str, ready: &[Ready]) {
-        let parcels = match self.epoch().await {
-            Ok(epoch) => {
-                Parcel::pack(run, &epoch, ready, |_| None, PARCEL_TASKS_MAX).map_err(Error::from)
-            }
-            Err(error) => Err(error),
-        };
-        match parcels {
+        match self.epoch().await {
+            Ok(epoch) => self.ring_as_of(&epoch, run, queue, ready, PARCEL_TASKS_MAX).await,
+            Err(error) => tracing::warn!(%run, %error, "released tasks are not yet rung for"),
+        }
+    }
+
+    /// Publishes tasks of one user queue that may be on their way or running already: no store has
+    /// an empty epoch, so that receivers ask where the tasks stand before they run them.
+    pub(crate) async fn ring_doubtful(&self, run: RunId, queue: &str, ready: &[Ready]) {
+        let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
+        self.ring_as_of(&Epoch(String::new()), run, queue, ready, size).await;
+    }
+
+    async fn ring_as_of(
+        &self,
+        epoch: &Epoch,
+        run: RunId,
+        queue: &str,
+        ready: &[Ready],
+        size: usize,
+    ) {
+        match Parcel::pack(run, epoch, ready, |_| None, size) {
             Ok(parcels) => {
-                let address =
-                    |bytes| Addressed { queue: queue.to_owned(), tasks: ready.len(), bytes };
+                let address = |bytes| Addressed { queue: queue.to_owned(), tasks: size, bytes };
                 self.publish(run, Lane::Hi, parcels.into_iter().map(address).collect()).await;
             }
             Err(error) => tracing::warn!(%run, %error, "released tasks are not yet rung for"),

@@ -45,6 +45,8 @@ struct Known {
     finished: BTreeMap<u32, Bits>,
     recent: HashMap<TaskId, (StateByte, Locator)>,
     over: Option<Over>,
+    /// How often the run was taken up again, as far as this process knows.
+    resumed: u64,
     /// How many wait.
     interest: usize,
     /// Whether the reader runs, and where it will go on if it does not.
@@ -158,6 +160,7 @@ impl Watch {
     /// The run goes on, though its end was seen: the reader starts again if anyone waits.
     pub(crate) fn resume(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         let mut known = self.known();
+        known.resumed += 1;
         if matches!(known.over, Some(Over::Ended(_))) {
             known.over = None;
         }
@@ -184,6 +187,7 @@ impl Watch {
         let mut pause = Duration::from_millis(50);
         let mut silent = 0_u32;
         loop {
+            let resumed = self.known().resumed;
             match self.store.events(self.run, &cursor, REREAD_AFTER).await {
                 Ok(events) => {
                     pause = Duration::from_millis(50);
@@ -200,8 +204,10 @@ impl Watch {
                     if unsure && let Err(error) = self.look().await {
                         tracing::warn!(run = %self.run, %error, "cannot look for finished tasks");
                     }
-                    if last {
-                        self.known().over = Some(Over::Ended(events.run));
+                    let mut known = self.known();
+                    // An end that was read before the run was taken up again is none.
+                    if last && known.resumed == resumed {
+                        known.over = Some(Over::Ended(events.run));
                     }
                 }
                 Err(error) if error.is_retryable() => {

@@ -2,7 +2,7 @@
 
 use bolthole_broker::store::{Memory, Redis, Store};
 use bolthole_tests::conformance::store::world::World;
-use bolthole_tests::conformance::store::{runs, tasks};
+use bolthole_tests::conformance::store::{revive, runs, tasks};
 use bolthole_tests::servers::{self, RedisOptions, RedisServer};
 use proptest::prelude::*;
 
@@ -55,6 +55,8 @@ conformance!(
     tasks::lost_results,
     tasks::reopened,
     tasks::pins,
+    revive::taken_up_again,
+    revive::in_slices,
     tasks::spawned,
     tasks::largest,
 );

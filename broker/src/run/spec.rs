@@ -19,6 +19,7 @@ mod commit;
 mod dump;
 mod lease;
 mod rearm;
+mod revive;
 
 /// One segment: a column for each thing known of a task, and what is stored beside single tasks.
 #[derive(Debug, Clone, Default)]

@@ -17,7 +17,8 @@ use crate::limits;
 use crate::run::spec::Run;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Open, Opened,
-    OutboxId, Ready, Rearmed, Refused, Retried, Retry, RunDump, RunStatus, Stage, TaskStatus,
+    OutboxId, Ready, Rearmed, Refused, Retried, Retry, Revive, Revived, RunDump, RunStatus, Stage,
+    TaskStatus,
 };
 use crate::state::RunState;
 
@@ -162,6 +163,15 @@ impl Memory {
     pub(super) async fn rearm(&self, run: RunId, lost: &[Lost]) -> Result<Vec<Rearmed>, Error> {
         let reply = self.change(run, |run, _| lost.iter().map(|lost| run.rearm(lost)).collect());
         Ok(reply.unwrap_or_else(|| vec![Rearmed::NotNeeded; lost.len()]))
+    }
+
+    pub(super) async fn revive(&self, run: RunId, tasks: &[Revive]) -> Result<Vec<Revived>, Error> {
+        let reply = self.change(run, |run, _| tasks.iter().map(|one| run.revive(one)).collect());
+        Ok(reply.unwrap_or_else(|| vec![Revived::NotEnded; tasks.len()]))
+    }
+
+    pub(super) async fn resume(&self, run: RunId) -> Result<Option<RunState>, Error> {
+        Ok(self.change(run, Run::resume))
     }
 
     pub(super) async fn lease(

@@ -143,6 +143,11 @@ impl Run {
         wait(self.core(), self.inner.cancel(reason))
     }
 
+    /// See [`crate::Run::retry_failed`].
+    pub fn retry_failed(&self) -> Result<u64> {
+        wait(self.core(), self.inner.retry_failed())
+    }
+
     /// See [`crate::Run::wait`].
     pub fn wait(&self) -> Result<RunStatus> {
         wait(self.core(), self.inner.wait())

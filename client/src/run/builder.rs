@@ -40,6 +40,8 @@ struct Accepted {
     outputs: Vec<TaskId>,
     /// The number of the segment after the last.
     next: u32,
+    /// Whether the run was there, and had ended without success.
+    spent: bool,
 }
 
 impl RunBuilder {
@@ -124,6 +126,11 @@ impl RunBuilder {
         let results = run.values(&accepted.outputs).await;
         shown.finish().await;
         let values = outputs.values(&mut Results::new(&accepted.outputs, results));
+        let spent = run.name.as_deref().filter(|_| accepted.spent);
+        let values = values.map_err(|error| match spent {
+            Some(name) => error.of_spent(name),
+            None => error,
+        });
         if unnamed {
             Run::of(run).forget().await?;
         }
@@ -194,7 +201,9 @@ impl RunBuilder {
         // A run that takes no more segments has them all; of another one a client that died may have
         // staged a part. Staging what is there changes nothing.
         let status = if attached { core.persist_in(|| core.store.status(id)).await? } else { None };
-        let complete = status.is_some_and(|status| status.state != RunState::Open);
+        let state = status.map(|status| status.state);
+        let complete = state.is_some_and(|state| state != RunState::Open);
+        let spent = matches!(state, Some(RunState::Failed | RunState::Cancelled));
         let (ids, next) = match stage_plan(&core, id, &plan, complete, close).await {
             Ok(staged) => staged,
             Err(error) => {
@@ -208,7 +217,7 @@ impl RunBuilder {
         let outputs = plan.outputs.iter().map(|output| ids[*output as usize]).collect();
         let watch = Watch::new(id, core.store.clone());
         let run = RunInner::new(&core, id, self.name, watch, None);
-        Ok((Accepted { id, outputs, next }, run))
+        Ok((Accepted { id, outputs, next, spent }, run))
     }
 
     /// Opens the run in the store; its id, and whether it was there.

@@ -56,7 +56,7 @@ impl Run {
     }
 
     /// A segment that is not active yet counts too: its commits will be released the same way.
-    fn block(&mut self, from: TaskId, successor: TaskId) {
+    pub(super) fn block(&mut self, from: TaskId, successor: TaskId) {
         if let Some(arena) = self.arenas.get_mut(&successor.segment())
             && arena.waits_for(Some(from), successor.index())
         {
@@ -64,7 +64,7 @@ impl Run {
         }
     }
 
-    fn consume_again(&mut self, input: TaskId) {
+    pub(super) fn consume_again(&mut self, input: TaskId) {
         let arena = self.active_mut(input.segment());
         let consumers = arena.and_then(|arena| arena.consumers.get_mut(usize::from(input.index())));
         if let Some(consumers) = consumers {

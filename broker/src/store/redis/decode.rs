@@ -7,7 +7,7 @@ use crate::id::{Incarnation, TaskId};
 use crate::locator::Locator;
 use crate::run::{
     Activated, Committed, FinishedEvent, FreedResult, Leased, OutboxId, Ready, Rearmed, Reason,
-    Refused, RunStatus, TaskStatus,
+    Refused, Revived, RunStatus, TaskStatus,
 };
 use crate::state::{RunState, StateByte, TaskState};
 use crate::wire::{Reader, WireError};
@@ -199,6 +199,21 @@ pub(super) fn rearmed(mut reader: Reader<'_>) -> Result<Vec<Rearmed>, Error> {
             2 => Rearmed::Moved,
             3 => Rearmed::TooOften,
             _ => Rearmed::NotNeeded,
+        });
+    }
+    Ok(out)
+}
+
+/// `revive`.
+pub(super) fn revived(mut reader: Reader<'_>) -> Result<Vec<Revived>, Error> {
+    let mut out = Vec::new();
+    while !reader.rest().is_empty() {
+        let (code, pending) = (reader.byte("outcome")?, u32(&mut reader)?);
+        out.push(match code {
+            0 => Revived::Pending(pending),
+            1 => Revived::Stale,
+            2 => Revived::TooOften,
+            _ => Revived::NotEnded,
         });
     }
     Ok(out)

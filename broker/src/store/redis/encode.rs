@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::id::TaskId;
 use crate::locator::Locator;
 use crate::run::{
-    Activate, Commit, End, Finished, LeaseRequest, Lost, Open, OutboxId, Retry, Stage,
+    Activate, Commit, End, Finished, LeaseRequest, Lost, Open, OutboxId, Retry, Revive, Stage,
 };
 use crate::state::{FORWARDED, StateByte, TaskState};
 
@@ -239,7 +239,6 @@ pub(super) fn retry(retry: &Retry) -> Vec<u8> {
 
 /// `rearm`: the argument of one lost result.
 pub(super) fn lost(lost: &Lost) -> Vec<u8> {
-    let count = |list: &[TaskId]| u32::try_from(list.len()).unwrap_or(u32::MAX).to_be_bytes();
     let mut out = task(lost.task).to_vec();
     out.extend(lost.locator.to_bytes());
     out.extend(count(&lost.inputs));
@@ -247,6 +246,21 @@ pub(super) fn lost(lost: &Lost) -> Vec<u8> {
     out.extend(tasks(&lost.inputs));
     out.extend(tasks(&lost.successors));
     out
+}
+
+/// `revive`: one task.
+pub(super) fn revive(revive: &Revive) -> Vec<u8> {
+    let mut out = task(revive.task).to_vec();
+    out.push(revive.generation);
+    out.extend(count(&revive.inputs));
+    out.extend(count(&revive.successors));
+    out.extend(tasks(&revive.inputs));
+    out.extend(tasks(&revive.successors));
+    out
+}
+
+fn count(list: &[TaskId]) -> [u8; 4] {
+    u32::try_from(list.len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 /// `lease`: the requests.

@@ -9,6 +9,7 @@ pub(super) const CODE: &str = concat!(
     include_str!("functions/activate.lua"),
     include_str!("functions/commit.lua"),
     include_str!("functions/rearm.lua"),
+    include_str!("functions/revive.lua"),
     include_str!("functions/lease.lua"),
     include_str!("functions/inspect.lua"),
     include_str!("functions/lifecycle.lua"),
@@ -49,6 +50,8 @@ functions! {
     ACTIVATE "activate" false;
     COMMIT "commit" false;
     REARM "rearm" false;
+    REVIVE "revive" false;
+    RESUME "resume" false;
     LEASE "lease" false;
     RETRY "retry" false;
     INSPECT "inspect" true;

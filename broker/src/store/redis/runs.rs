@@ -200,6 +200,10 @@ impl Redis {
         self.state_after(run, Function::CANCEL, &[reason]).await
     }
 
+    pub(in crate::store) async fn resume(&self, run: RunId) -> Result<Option<RunState>, Error> {
+        self.state_after(run, Function::RESUME, NONE).await
+    }
+
     pub(in crate::store) async fn keep_alive(&self, run: RunId) -> Result<Option<RunState>, Error> {
         self.state_after(run, Function::KEEP_ALIVE, NONE).await
     }

@@ -10,13 +10,13 @@ use crate::id::{Incarnation, RunId, TaskId};
 use crate::limits;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Ready,
-    Rearmed, Refused, Retried, Retry, Stage, TaskStatus,
+    Rearmed, Refused, Retried, Retry, Revive, Revived, Stage, TaskStatus,
 };
 use crate::store::Error;
 
 /// Tasks of one call of a reader or of `unpin`.
 const TASKS_PER_CALL: usize = 1_000;
-/// Lost results of one call of `rearm`.
+/// Tasks of one call of `rearm` or `revive`.
 const LOST_PER_CALL: usize = 64;
 /// Bytes of a large argument sent at once: no other request waits long behind them.
 const BLOB_PIECE: usize = 1 << 20;
@@ -87,6 +87,25 @@ impl Redis {
             match reply.code {
                 DONE => all.extend(decode::rearmed(reply.rest)?),
                 UNKNOWN => all.extend(some.iter().map(|_| Rearmed::NotNeeded)),
+                _ => return Err(reply.refused()),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn revive(
+        &self,
+        run: RunId,
+        tasks: &[Revive],
+    ) -> Result<Vec<Revived>, Error> {
+        let mut all = Vec::with_capacity(tasks.len());
+        for some in tasks.chunks(LOST_PER_CALL) {
+            let arguments: Vec<Vec<u8>> = some.iter().map(encode::revive).collect();
+            let reply = self.call(run, Function::REVIVE, &arguments).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(decode::revived(reply.rest)?),
+                UNKNOWN => all.extend(some.iter().map(|_| Revived::NotEnded)),
                 _ => return Err(reply.refused()),
             }
         }

@@ -83,7 +83,7 @@ impl World {
     pub async fn walk(&mut self, steps: usize) -> anyhow::Result<()> {
         self.stage().await?;
         for step in 0..steps {
-            let drawn = self.draw.below(100);
+            let drawn = self.draw.below(108);
             self.step(drawn).await.with_context(|| format!("step {step}, drawn {drawn}"))?;
             self.agree().await.with_context(|| format!("after step {step}, drawn {drawn}"))?;
         }
@@ -113,7 +113,8 @@ impl World {
             92..=94 => self.retry().await,
             95..=97 => self.look().await,
             98 => self.settle().await,
-            _ => self.close().await,
+            99 => self.close().await,
+            _ => self.revive().await,
         }
     }
 

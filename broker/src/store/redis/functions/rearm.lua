@@ -1,6 +1,8 @@
 -- rearm: an argument for each lost result: segment u32, index u16, locator 8, inputs u32,
 -- successors u32, then these, 6 bytes each. Answers 0 and for each: 0 pending again | 1 already |
 -- 2 moved | 3 too often | 4 not needed, and its pending inputs u32.
+
+-- A consumer that is pending waits for `from` again: it, its index, state byte and count before.
 local function block(r, from, to)
   local k, i = take('>I4I2', to)
   local b = load_arena(r, k)
@@ -8,7 +10,30 @@ local function block(r, from, to)
   local s = state_at(b, i)
   if s % 8 ~= 0 then return end
   if s % 16 == 8 and forward_target(r, b, i) ~= from then return end
-  put_word(b, b.pend, i, word_at(b, b.pend, i) + 1)
+  local before = word_at(b, b.pend, i)
+  put_word(b, b.pend, i, before + 1)
+  return b, i, s, before
+end
+
+-- A task counts as a consumer of its inputs again; how many of these are pending.
+local function consume_again(r, inputs)
+  local pending = 0
+  for p = 1, #inputs, 6 do
+    local k, j = take('>I4I2', inputs, p)
+    local input = active(r, k)
+    if input and j < input.n then
+      if state_at(input, j) % 8 == 0 then pending = pending + 1 end
+      put_word(input, input.cons, j, word_at(input, input.cons, j) + 1)
+    end
+  end
+  return pending
+end
+
+-- The consumers of a task in later segments, with their arenas loaded.
+local function later_of(r, k, i)
+  local list = redis.call('HGET', r.prefix .. 'x:' .. k, i) or ''
+  for p = 1, #list, 6 do load_arena(r, (take('>I4', list, p))) end
+  return list
 end
 
 local function rearm_one(r, lost)
@@ -28,15 +53,7 @@ local function rearm_one(r, lost)
   if generation >= 15 then return 3, 0 end
   for p = 1, #lost.successors, 6 do block(r, lost.task, sub(lost.successors, p, p + 5)) end
   for p = 1, #lost.later, 6 do block(r, lost.task, sub(lost.later, p, p + 5)) end
-  local pending = 0
-  for p = 1, #lost.inputs, 6 do
-    local k, j = take('>I4I2', lost.inputs, p)
-    local input = active(r, k)
-    if input and j < input.n then
-      if state_at(input, j) % 8 == 0 then pending = pending + 1 end
-      put_word(input, input.cons, j, word_at(input, input.cons, j) + 1)
-    end
-  end
+  local pending = consume_again(r, lost.inputs)
   redis.call('SETRANGE', a.key, a.st + i, char(16 * (generation + 1)))
   put_word(a, a.pend, i, pending)
   redis.call('SETRANGE', a.key, at, NONE)
@@ -58,10 +75,9 @@ define('rearm', {'allow-oom'}, function(keys, args)
     local middle = p + 6 * inputs
     all[n] = {k = k, i = i, locator = locator, task = sub(arg, 1, 6),
       inputs = sub(arg, p, middle - 1), successors = sub(arg, middle, middle + 6 * successors - 1),
-      later = redis.call('HGET', r.prefix .. 'x:' .. k, i) or ''}
+      later = later_of(r, k, i)}
     load_arena(r, k)
     for q = p, #arg, 6 do load_arena(r, (take('>I4', arg, q))) end
-    for q = 1, #all[n].later, 6 do load_arena(r, (take('>I4', all[n].later, q))) end
   end
   local out = {'\0'}
   for n, lost in ipairs(all) do out[n + 1] = pack('>BI4', rearm_one(r, lost)) end

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use bolthole_broker::id::TaskId;
 use bolthole_broker::locator::Locator;
-use bolthole_broker::run::{End, LeaseRequest, Leased, Lost, Retried, Retry};
+use bolthole_broker::run::{End, LeaseRequest, Leased, Lost, Retried, Retry, Revive};
 use bolthole_broker::state::TaskState;
 
 use super::{World, digest_of, index};
@@ -24,6 +24,33 @@ impl World {
         let expected = first.rearm(self.run, &lost).await?;
         let found = second.rearm(self.run, &lost).await?;
         ensure!(expected == found, "{lost:?} {expected:?} {found:?}");
+        Ok(())
+    }
+
+    /// All or some of what has no result is revived, and perhaps the run goes on.
+    pub(super) async fn revive(&mut self) -> anyhow::Result<()> {
+        let mut revive = Vec::new();
+        let some = self.draw.one_in(4);
+        for (task, state, generation, _) in self.tasks().await? {
+            let fit = state.has_no_result() || self.draw.one_in(20);
+            if fit && !(some && self.draw.one_in(3)) {
+                let stale = self.draw.one_in(20);
+                let generation = if stale { generation + 1 } else { generation };
+                let inputs = self.inputs.get(&task).cloned().unwrap_or_default();
+                let successors = self.successors_of(task);
+                revive.push(Revive { task, generation, inputs, successors });
+            }
+        }
+        let resume = self.draw.one_in(2);
+        let [first, second] = &self.stores;
+        let expected = first.revive(self.run, &revive).await?;
+        ensure!(expected == second.revive(self.run, &revive).await?, "{revive:?} {expected:?}");
+        if resume {
+            let expected = first.resume(self.run).await?;
+            ensure!(expected == second.resume(self.run).await?, "{expected:?}");
+            // A commit that came too late for the run as it was may be written now.
+            self.last = None;
+        }
         Ok(())
     }
 
