@@ -154,7 +154,7 @@ impl Preparer {
         needed.sort_unstable();
         needed.dedup();
         let inputs = self.inputs.gather(run, needed).await?;
-        let recovered = self.lineage.recover(run, lost_of(&inputs)).await?;
+        let recovered = self.lineage.recover(run, lost_of(&waiting, &inputs)).await?;
         let mut rearmed = recovered.ready.clone();
         for (ready, info, check) in waiting {
             let header = header.clone().unwrap_or_default();
@@ -404,10 +404,16 @@ impl Parked {
     }
 }
 
-/// The inputs whose results are gone.
-fn lost_of(inputs: &HashMap<TaskId, Input>) -> Vec<(TaskId, Locator)> {
-    let lost = inputs.iter().filter_map(|(task, input)| match input {
-        Input::Lost(locator) => Some((*task, *locator)),
+/// The lost inputs of those tasks that will run: one that is skipped needs none of its inputs.
+fn lost_of(
+    waiting: &[(Ready, TaskInfo, bool)],
+    inputs: &HashMap<TaskId, Input>,
+) -> Vec<(TaskId, Locator)> {
+    let without = |input: &TaskId| matches!(inputs.get(input), Some(Input::NoResult(_)));
+    let all = waiting.iter().map(|(ready, info, _)| info.inputs(ready));
+    let needed = all.filter(|all| !all.iter().any(without)).flatten();
+    let lost = needed.filter_map(|task| match inputs.get(task) {
+        Some(Input::Lost(locator)) => Some((*task, *locator)),
         _ => None,
     });
     lost.collect()
