@@ -26,15 +26,15 @@ fn runs_of(name: &str) -> u32 {
 }
 
 #[task]
-fn source(name: String, value: u64) -> u64 {
-    note(&name);
+fn source(name: &str, value: u64) -> u64 {
+    note(name);
     value
 }
 
 /// Larger than what the store keeps: the worker holds it.
 #[task]
-fn wide(name: String, bytes: usize) -> Vec<u8> {
-    note(&name);
+fn wide(name: &str, bytes: usize) -> Vec<u8> {
+    note(name);
     vec![7; bytes]
 }
 
@@ -44,16 +44,16 @@ fn length(bytes: &[u8]) -> u64 {
 }
 
 #[task]
-fn add(name: String, a: u64, b: u64) -> u64 {
-    note(&name);
+fn add(name: &str, a: u64, b: u64) -> u64 {
+    note(name);
     a + b
 }
 
 /// Fails while its file is missing.
 #[task]
-fn needs(name: String, path: String, value: u64) -> Result<u64, String> {
-    note(&name);
-    if Path::new(&path).exists() { Ok(value) } else { Err(format!("{path} is missing")) }
+fn needs(name: &str, path: &str, value: u64) -> Result<u64, String> {
+    note(name);
+    if Path::new(path).exists() { Ok(value) } else { Err(format!("{path} is missing")) }
 }
 
 /// Ends when its file is there.
@@ -68,8 +68,8 @@ async fn waits_for(name: String, path: String, value: u64) -> u64 {
 
 /// Returns a task that fails while the file is missing.
 #[task]
-fn hands_on(name: String, path: String, value: u64) -> Delayed<u64> {
-    note(&name);
+fn hands_on(name: &str, path: &str, value: u64) -> Delayed<u64> {
+    note(name);
     needs::delayed(format!("{name}/returned"), path, value)
 }
 
