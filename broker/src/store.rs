@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use crate::locator::Locator;
 use crate::run::{
     Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
     Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, Revive, Revived, RunDump,
@@ -194,6 +195,8 @@ dispatch! {
     chunks(run: RunId, which: &[(u32, u32)]) -> Vec<Option<Bytes>>;
     /// The state column of an active segment, a [`crate::state::StateByte`] a task.
     states(run: RunId, segment: u32) -> Option<Bytes>;
+    /// Results of an active segment that `worker` holds and that someone still needs.
+    held_by(run: RunId, segment: u32, worker: WorkerIndex) -> Vec<(TaskId, Locator)>;
     /// Numbers of the active segments.
     segments(run: RunId) -> Vec<u32>;
     /// Ready tasks of a segment that are neither leased nor waiting for their next attempt.

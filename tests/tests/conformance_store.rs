@@ -54,6 +54,7 @@ conformance!(
     tasks::retries,
     tasks::lost_results,
     tasks::reopened,
+    tasks::held,
     tasks::pins,
     revive::taken_up_again,
     revive::in_slices,

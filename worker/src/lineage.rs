@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bolthole_broker::handoff::{Fetcher, Peer};
 use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits;
 use bolthole_broker::locator::Locator;
@@ -34,6 +35,7 @@ pub(crate) struct Recovered {
 pub(crate) struct Lineage {
     pub(crate) store: Store,
     pub(crate) known: Arc<Known>,
+    pub(crate) fetcher: Fetcher,
 }
 
 impl Lineage {
@@ -47,6 +49,7 @@ impl Lineage {
         if lost.is_empty() {
             return Ok(Recovered::default());
         }
+        let lost = self.with_the_rest(run, lost).await?;
         let closure = self.closure(run, lost).await?;
         let mut answers = HashMap::with_capacity(closure.len());
         // Descending: a freed input is wanted again once its consumer is pending.
@@ -72,6 +75,36 @@ impl Lineage {
             }
         }
         Ok(recovered)
+    }
+
+    /// Adds what else the dead holders of lost results have taken along: it would be missed next,
+    /// and then what both were computed from would be computed twice.
+    async fn with_the_rest(
+        &self,
+        run: RunId,
+        mut lost: Vec<(TaskId, Locator)>,
+    ) -> Result<Vec<(TaskId, Locator)>, Error> {
+        let mut holders: Vec<WorkerIndex> = lost
+            .iter()
+            .filter_map(|(_, locator)| match locator {
+                Locator::Held { worker, .. } => Some(*worker),
+                _ => None,
+            })
+            .collect();
+        holders.sort_unstable();
+        holders.dedup();
+        for holder in holders {
+            if !self.is_dead(holder).await? {
+                continue;
+            }
+            for segment in self.store.segments(run).await? {
+                lost.extend(self.store.held_by(run, segment, holder).await?);
+                if lost.len() >= TASKS_MAX {
+                    break;
+                }
+            }
+        }
+        Ok(lost)
     }
 
     /// The lost results, and of what they were computed from all that is gone.
@@ -110,6 +143,16 @@ impl Lineage {
         Ok(closure)
     }
 
+    /// Whether a worker is no more: it has no record, or its port refuses, or somebody else answers.
+    async fn is_dead(&self, worker: WorkerIndex) -> Result<bool, Error> {
+        let Some(record) = self.store.worker(worker).await? else { return Ok(true) };
+        if record.address.is_empty() {
+            return Ok(false);
+        }
+        let peer = Peer { addr: record.address, incarnation: record.incarnation };
+        Ok(self.fetcher.probe(&peer).await.is_err_and(|error| error.is_lost()))
+    }
+
     /// Whether a result is freed, or held by a worker that is no more.
     async fn is_gone(
         &self,
@@ -122,7 +165,7 @@ impl Lineage {
                 if let Some(known) = dead.get(&worker) {
                     return Ok(*known);
                 }
-                let gone = self.store.worker(worker).await?.is_none();
+                let gone = self.is_dead(worker).await?;
                 dead.insert(worker, gone);
                 Ok(gone)
             }

@@ -9,10 +9,10 @@ use super::{
     FinishedEvent, Open, OutboxId, Ready, Reason, Refused, RunStatus, SPAWNED_SEGMENTS,
     SegmentDigest, Stage, TaskStatus,
 };
-use crate::id::{Incarnation, TaskId};
+use crate::id::{Incarnation, TaskId, WorkerIndex};
 use crate::limits;
 use crate::locator::Locator;
-use crate::state::{PINNED, RunState, StateByte, TaskState};
+use crate::state::{KEPT, PINNED, RunState, StateByte, TaskState};
 
 mod activate;
 mod commit;
@@ -192,6 +192,18 @@ impl Run {
             if leased || early { None } else { arena.ready_at(task) }
         })
         .collect()
+    }
+
+    /// Results of an active segment that `worker` holds and that someone still needs.
+    pub fn held_by(&self, segment: u32, worker: WorkerIndex) -> Vec<(TaskId, Locator)> {
+        let Some(arena) = self.active(segment) else { return Vec::new() };
+        let results = arena.locators.iter().zip(&arena.consumers).zip(0_u16..=u16::MAX);
+        let held = results.filter_map(|((stored, consumers), index)| {
+            let locator = Locator::from_bytes(*stored).ok()?;
+            let held = matches!(locator, Locator::Held { worker: holder, .. } if holder == worker);
+            (held && consumers & !KEPT != 0).then_some((TaskId::new(segment, index), locator))
+        });
+        held.collect()
     }
 
     /// Drops the pins of `tasks`, and with them what nobody else needs.

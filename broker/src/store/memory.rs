@@ -14,6 +14,7 @@ use crate::args::BlobDigest;
 use crate::clock;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::limits;
+use crate::locator::Locator;
 use crate::run::spec::Run;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Open, Opened,
@@ -205,6 +206,15 @@ impl Memory {
             which.iter().map(|(segment, number)| run.chunk(*segment, *number as usize)).collect()
         });
         Ok(reply.unwrap_or_else(|| vec![None; which.len()]))
+    }
+
+    pub(super) async fn held_by(
+        &self,
+        run: RunId,
+        segment: u32,
+        worker: WorkerIndex,
+    ) -> Result<Vec<(TaskId, Locator)>, Error> {
+        Ok(self.read(run, |run, _| run.held_by(segment, worker)).unwrap_or_default())
     }
 
     pub(super) async fn states(&self, run: RunId, segment: u32) -> Result<Option<Bytes>, Error> {

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 
 use super::super::Error;
-use crate::id::{Incarnation, TaskId};
+use crate::id::{Incarnation, TaskId, WorkerIndex};
 use crate::locator::Locator;
 use crate::run::{
     Activated, Committed, FinishedEvent, FreedResult, Leased, OutboxId, Ready, Rearmed, Reason,
     Refused, Revived, RunStatus, TaskStatus,
 };
-use crate::state::{RunState, StateByte, TaskState};
+use crate::state::{KEPT, RunState, StateByte, TaskState};
 use crate::wire::{Reader, WireError};
 
 /// Bytes of a run's header.
@@ -331,4 +331,31 @@ pub(super) fn candidates(segment: u32, states: &[u8], pending: &[u8]) -> Vec<Tas
     });
     let tasks = ready.filter_map(|(place, _)| u16::try_from(place).ok());
     tasks.map(|index| TaskId::new(segment, index)).collect()
+}
+
+/// Results of an active arena that `worker` holds and that someone still needs.
+pub(super) fn held_by(
+    arena: &[u8],
+    segment: u32,
+    worker: WorkerIndex,
+) -> Result<Vec<(TaskId, Locator)>, Error> {
+    let mut reader = Reader::new(arena);
+    if arena.is_empty() || reader.take(4, "magic")? != b"BHA1" {
+        return Ok(Vec::new());
+    }
+    let n = u32(&mut reader)? as usize;
+    reader.take(56 + 5 * n, "states and pending counts")?;
+    let consumers = reader.take(4 * n, "consumers")?.chunks_exact(4);
+    let locators = reader.take(8 * n, "locators")?.chunks_exact(8);
+    let mut held = Vec::new();
+    for ((needed, stored), index) in consumers.zip(locators).zip(0_u16..=u16::MAX) {
+        let needed = Reader::new(needed).array("consumers")?;
+        let locator = Locator::from_bytes(Reader::new(stored).array("locator")?)?;
+        if matches!(locator, Locator::Held { worker: holder, .. } if holder == worker)
+            && u32::from_be_bytes(needed) & !KEPT != 0
+        {
+            held.push((TaskId::new(segment, index), locator));
+        }
+    }
+    Ok(held)
 }

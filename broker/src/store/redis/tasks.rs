@@ -6,8 +6,9 @@ use super::decode::{self, DONE, Reply, UNKNOWN};
 use super::library::Function;
 use super::{NONE, Redis, bytes, encode, list, optional_bytes};
 use crate::args::BlobDigest;
-use crate::id::{Incarnation, RunId, TaskId};
+use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::limits;
+use crate::locator::Locator;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Ready,
     Rearmed, Refused, Retried, Retry, Revive, Revived, Stage, TaskStatus,
@@ -174,6 +175,18 @@ impl Redis {
         let mut get = redis::cmd("GETRANGE");
         get.arg(self.keys.arena(run, segment)).arg(0).arg(end);
         bytes(self.lanes.ask(&run, &get).await?)
+    }
+
+    pub(in crate::store) async fn held_by(
+        &self,
+        run: RunId,
+        segment: u32,
+        worker: WorkerIndex,
+    ) -> Result<Vec<(TaskId, Locator)>, Error> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.keys.arena(run, segment));
+        let arena = optional_bytes(self.lanes.ask(&run, &get).await?)?;
+        decode::held_by(&arena.unwrap_or_default(), segment, worker)
     }
 
     pub(in crate::store) async fn states(

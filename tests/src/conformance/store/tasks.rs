@@ -3,8 +3,8 @@
 
 use anyhow::{Context as _, ensure};
 use bolthole_broker::clock;
-use bolthole_broker::id::TaskId;
-use bolthole_broker::locator::Locator;
+use bolthole_broker::id::{TaskId, WorkerIndex};
+use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::{
     Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Retried,
     Retry, Stage,
@@ -204,6 +204,25 @@ pub async fn reopened(store: &Store) -> anyhow::Result<()> {
     let status = store.status(run).await?.context("no run")?;
     ensure!((status.state, status.finished) == (RunState::Done, 2), "{status:?}");
     store.purge(run).await?;
+    Ok(())
+}
+
+/// What a worker has taken along when it died: its results that someone still needs.
+pub async fn held(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let (dead, alive) = (WorkerIndex::new(7), WorkerIndex::new(8));
+    let at = |worker| {
+        let record = HeldRecord { length: 9_000, digest: [1; 16], nonce: 5 }.to_bytes();
+        let locator = Locator::held(worker, 9_000);
+        End::Done { locator, record: Bytes::copy_from_slice(&record), keep: false }
+    };
+    store.commit(sample.run, &sample.commit(&[(0, at(dead))], 1)).await?;
+    store.commit(sample.run, &sample.commit(&[(1, at(dead))], 2)).await?;
+    let held = store.held_by(sample.run, 0, dead).await?;
+    ensure!(held == [(task(1), Locator::held(dead, 9_000))], "the first was freed: {held:?}");
+    ensure!(store.held_by(sample.run, 0, alive).await?.is_empty());
+    ensure!(store.held_by(sample.run, 1, dead).await?.is_empty(), "no such segment");
+    store.purge(sample.run).await?;
     Ok(())
 }
 
