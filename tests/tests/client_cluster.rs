@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use bolthole::{Client, ClientBuilder, Delayed, ErrorKind, RunId, RunState, task, worker};
+use bolthole::{
+    Client, ClientBuilder, Delayed, ErrorKind, FailurePolicy, RunId, RunState, task, worker,
+};
 use bolthole_tests::servers;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -34,6 +36,12 @@ fn wide(bytes: usize) -> Vec<u8> {
 #[task]
 fn length(bytes: &[u8]) -> usize {
     bytes.len()
+}
+
+/// Fails while its file is missing.
+#[task]
+fn needs(path: &str, value: u64) -> Result<u64, String> {
+    if std::path::Path::new(path).exists() { Ok(value) } else { Err(format!("no {path}")) }
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -166,4 +174,40 @@ async fn a_server_that_is_not_there_is_named() {
     let error = error.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Connect);
     assert!(error.to_string().contains(nobody), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_client_takes_up_a_stream_that_failed() {
+    let cluster = Cluster::start(2);
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flag").to_str().unwrap().to_owned();
+    for policy in [FailurePolicy::Continue, FailurePolicy::FailFast] {
+        let name = format!("stream {policy:?}");
+        let run = within(client.run(&name).policy(policy).open()).await.unwrap();
+        let held = within(async { wide::submit(&run, 100_000).await }).await.unwrap();
+        let base = within(async { length::submit(&run, &held).await }).await.unwrap();
+        assert_eq!(within(base.result()).await.unwrap(), 100_000);
+        let first = within(async { needs::submit(&run, &path, 5).await }).await.unwrap();
+        // Its consumer is in a later segment, if the failure leaves it one.
+        let last = within(async { add::submit(&run, &first, 1).await }).await.unwrap();
+        assert!(within(first.result()).await.is_err());
+        let _ = within(run.close()).await;
+        assert_eq!(within(run.wait()).await.unwrap().state, RunState::Failed);
+
+        let again = within(other.attach(&name)).await.unwrap();
+        assert!(within(again.retry_failed()).await.unwrap() >= 1);
+        assert_eq!(within(again.wait()).await.unwrap().state, RunState::Failed, "no file yet");
+        std::fs::write(&path, "").unwrap();
+        assert!(within(again.retry_failed()).await.unwrap() >= 1);
+        assert_eq!(within(again.wait()).await.unwrap().state, RunState::Done);
+        assert_eq!(within(first.result()).await.unwrap(), 5);
+        if policy == FailurePolicy::Continue {
+            assert_eq!(within(last.result()).await.unwrap(), 6);
+        }
+        assert_eq!(within(held.result()).await.unwrap().len(), 100_000);
+        std::fs::remove_file(&path).unwrap();
+        within(again.forget()).await.unwrap();
+        assert_eq!(Cluster::keys_of(again.id()), "");
+    }
 }
