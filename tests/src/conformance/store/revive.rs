@@ -27,8 +27,8 @@ fn failed() -> End {
 }
 
 /// What failed and what was skipped is pending again, with fresh attempts; what succeeded stays; a
-/// freed input is computed again; only a run that has ended is taken up, and only when nothing of it
-/// counts as failed any more.
+/// freed input is computed again. Only a run that has ended is taken up, and only when nothing of
+/// it counts as failed any more.
 pub async fn taken_up_again(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::tolerant_chain(store, 4).await?;
     let run = sample.run;
