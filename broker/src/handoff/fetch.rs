@@ -176,7 +176,8 @@ impl Fetcher {
         }
     }
 
-    /// Tells the peer that results have no consumers left. A hint: nothing depends on it.
+    /// Tells the peer that results have no consumers left: those of all attempts at the generations
+    /// that the keys name. A hint: nothing depends on it.
     ///
     /// # Errors
     /// [`FetchError`] when it could not be sent.

@@ -212,9 +212,13 @@ async fn hints_drop_what_nobody_needs() {
     let fetcher = fetcher();
     port.put(1, &bytes(10));
     port.put(2, &bytes(10));
-    soon(fetcher.forget(&port.peer, &[key(1), key(7)])).await.unwrap();
+    let other = ResultKey { task: TaskId::new(0, 8), ..key(1) };
+    port.held.insert(other, bytes(10), None);
+    soon(fetcher.forget(&port.peer, &[key(0)])).await.unwrap();
     soon(fetcher.probe(&port.peer)).await.unwrap();
-    assert!(port.held.get(&key(1)).await.is_none() && port.held.get(&key(2)).await.is_some());
+    assert!(port.held.get(&key(1)).await.is_none(), "an attempt at the task");
+    assert!(port.held.get(&key(2)).await.is_none(), "another one");
+    assert!(port.held.get(&other).await.is_some(), "another task");
 }
 
 #[tokio::test]
