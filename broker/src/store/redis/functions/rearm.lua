@@ -66,18 +66,26 @@ local function rearm_one(r, lost)
   return 0, pending
 end
 
+-- The task that `arg` begins with, and its edges from place p on: inputs, then successors, 6 bytes
+-- each. Loads every arena they are in, before anything is written.
+local function with_edges(r, one, arg, p, inputs, successors)
+  local middle = p + 6 * inputs
+  one.task = sub(arg, 1, 6)
+  one.inputs = sub(arg, p, middle - 1)
+  one.successors = sub(arg, middle, middle + 6 * successors - 1)
+  one.later = later_of(r, one.k, one.i)
+  load_arena(r, one.k)
+  for q = p, #arg, 6 do load_arena(r, (take('>I4', arg, q))) end
+  return one
+end
+
 define('rearm', {'allow-oom'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
   local all = {}
   for n, arg in ipairs(args) do
     local k, i, locator, inputs, successors, p = take('>I4I2c8I4I4', arg)
-    local middle = p + 6 * inputs
-    all[n] = {k = k, i = i, locator = locator, task = sub(arg, 1, 6),
-      inputs = sub(arg, p, middle - 1), successors = sub(arg, middle, middle + 6 * successors - 1),
-      later = later_of(r, k, i)}
-    load_arena(r, k)
-    for q = p, #arg, 6 do load_arena(r, (take('>I4', arg, q))) end
+    all[n] = with_edges(r, {k = k, i = i, locator = locator}, arg, p, inputs, successors)
   end
   local out = {'\0'}
   for n, lost in ipairs(all) do out[n + 1] = pack('>BI4', rearm_one(r, lost)) end

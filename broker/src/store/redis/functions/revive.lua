@@ -38,12 +38,7 @@ define('revive', {'allow-oom'}, function(keys, args)
   local all = {}
   for n, arg in ipairs(args) do
     local k, i, generation, inputs, successors, p = take('>I4I2BI4I4', arg)
-    local middle = p + 6 * inputs
-    all[n] = {k = k, i = i, generation = generation, task = sub(arg, 1, 6),
-      inputs = sub(arg, p, middle - 1), successors = sub(arg, middle, middle + 6 * successors - 1),
-      later = later_of(r, k, i)}
-    load_arena(r, k)
-    for q = p, #arg, 6 do load_arena(r, (take('>I4', arg, q))) end
+    all[n] = with_edges(r, {k = k, i = i, generation = generation}, arg, p, inputs, successors)
   end
   local out = {'\0'}
   for n, one in ipairs(all) do out[n + 1] = pack('>BI4', revive_one(r, one)) end
