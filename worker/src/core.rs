@@ -42,7 +42,7 @@ pub(crate) enum Effect {
     /// Run these, in order of their priority and id.
     Start(Vec<Runnable>),
     /// Send a commit.
-    Commit { run: RunId, commit: Commit },
+    Commit { run: RunId, commit: Arc<Commit> },
     /// Ring for tasks that run elsewhere.
     Publish(Publish),
     /// Settle a delivery.
@@ -154,7 +154,7 @@ pub(crate) struct Core {
     /// Releases of each of our outbox entries that are neither published nor committed.
     releasing: HashMap<(RunId, u64), usize>,
     /// Commits under way, with what each finishes.
-    committing: HashMap<OutboxId, (RunId, Commit)>,
+    committing: HashMap<OutboxId, (RunId, Arc<Commit>)>,
     /// How long tasks take here, in seconds: a moving average.
     task_seconds: f64,
     draining: bool,

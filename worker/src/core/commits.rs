@@ -1,5 +1,7 @@
 //! Commits go out, answers come back.
 
+use std::sync::Arc;
+
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{Commit, Committed, Finished, OutboxId, Ready};
@@ -16,7 +18,8 @@ impl Core {
         let due = self.batches.take_due(now, starving);
         due.into_iter()
             .map(|(run, commit)| {
-                self.committing.insert(commit.outbox, (run, commit.clone()));
+                let commit = Arc::new(commit);
+                self.committing.insert(commit.outbox, (run, Arc::clone(&commit)));
                 Effect::Commit { run, commit }
             })
             .collect()
@@ -51,7 +54,7 @@ impl Core {
                 }
             }
             Committed::Superseded(states) => {
-                self.superseded(run, commit, &states, now, &mut effects);
+                self.superseded(run, Arc::unwrap_or_clone(commit), &states, now, &mut effects);
             }
             Committed::NotRunning(state) => {
                 for finished in &commit.finished {

@@ -123,7 +123,7 @@ impl Desk {
     /// The commit that is due.
     fn commit(&mut self, now: Instant) -> Commit {
         match self.core.due_commits(now, true).pop() {
-            Some(Effect::Commit { commit, .. }) => commit,
+            Some(Effect::Commit { commit, .. }) => Arc::unwrap_or_clone(commit),
             other => panic!("no commit but {other:?}"),
         }
     }

@@ -21,7 +21,7 @@ use crate::flight::TaskInfo;
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 impl Shell {
-    pub(super) fn commit(&self, run: RunId, commit: Commit) {
+    pub(super) fn commit(&self, run: RunId, commit: Arc<Commit>) {
         let store = self.preparer.store.clone();
         let answers = self.answers.clone();
         let stop = self.preparer.stop.clone();
