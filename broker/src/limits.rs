@@ -69,10 +69,16 @@ pub const CONTROL_BACKLOG_MAX: usize = 1_000;
 /// Dead letters of a namespace: enough to see what goes wrong, the oldest give way.
 pub const DEAD_LETTERS_MAX: usize = 10_000;
 
-/// A worker's lease in the store: how long after its last sign of life its work may be taken.
+/// A worker's lease in the store, unless it is set up otherwise: how long after its last sign of
+/// life its work may be taken.
 pub const WORKER_LEASE: Duration = Duration::from_secs(10);
-/// How often a worker renews it.
-pub const WORKER_RENEW: Duration = Duration::from_secs(2);
+/// The shortest lease: a renewal is a round trip to the store, and a busy machine may put a process
+/// off for a hundred milliseconds. A lease that ran out too soon costs repetitions, no more.
+pub const WORKER_LEASE_MIN: Duration = Duration::from_millis(500);
+/// The longest lease: as long waits what a dead worker had begun.
+pub const WORKER_LEASE_MAX: Duration = Duration::from_secs(15);
+/// How often a worker renews its lease within its length: four renewals may fail or be late.
+pub const WORKER_RENEWALS: u32 = 5;
 /// A task that has run this long takes a lease of its own.
 pub const TASK_LEASE_AFTER: Duration = Duration::from_millis(250);
 /// A delivery held this long is acknowledged: from then on the lease protects its tasks, so no
@@ -102,8 +108,6 @@ pub const SPILL_PAUSE: Duration = Duration::from_secs(1);
 pub const HANDOFF_CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// How long a task waits for a worker that can run it before it fails.
 pub const PARK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// A segment without progress for this long is scanned for lost work.
-pub const RECONCILE_AFTER: Duration = Duration::from_secs(10);
 /// Interval of AMQP heartbeats: a silent peer is given up after two. Shorter ones give up peers
 /// that are merely busy.
 pub const HEARTBEAT_SECONDS: u16 = 10;

@@ -187,8 +187,8 @@ dispatch! {
     revive(run: RunId, tasks: &[Revive]) -> Vec<Revived>;
     /// Makes an ended run go on, unless a task of it counts as failed.
     resume(run: RunId) -> Option<RunState>;
-    /// Takes or prolongs leases for `holder`, each until [`crate::limits::WORKER_LEASE`] from now.
-    lease(run: RunId, holder: Incarnation, requests: &[LeaseRequest]) -> Vec<Leased>;
+    /// Takes or prolongs leases for `holder`, each until `hold` from now.
+    lease(run: RunId, holder: Incarnation, hold: Duration, requests: &[LeaseRequest]) -> Vec<Leased>;
     /// What is known of tasks; `None` for those of segments that are not active.
     inspect(run: RunId, tasks: &[TaskId]) -> Vec<Option<TaskStatus>>;
     /// Descriptor chunks by segment and number.
@@ -224,10 +224,10 @@ dispatch! {
     put_blob(run: RunId, digest: BlobDigest, bytes: Bytes) -> ();
     /// A large argument.
     blob(run: RunId, digest: BlobDigest) -> Option<Bytes>;
-    /// Takes an index that no living worker has.
-    join(record: &WorkerRecord) -> WorkerIndex;
-    /// Renews a worker's record; false when it had run out.
-    beat(index: WorkerIndex, record: &WorkerRecord) -> bool;
+    /// Takes an index that no living worker has. The record runs out in `hold` unless renewed.
+    join(record: &WorkerRecord, hold: Duration) -> WorkerIndex;
+    /// Renews a worker's record until `hold` from now; false when it had run out.
+    beat(index: WorkerIndex, record: &WorkerRecord, hold: Duration) -> bool;
     /// Deletes a worker's record.
     leave(index: WorkerIndex) -> ();
     /// A living worker.

@@ -41,7 +41,8 @@ pub struct WorkerBuilder {
 /// variables, all of them optional: `BOLTHOLE_SLOTS` (a number), `BOLTHOLE_QUEUES` (names, separated
 /// by commas), `BOLTHOLE_RESOURCES` (such as `gpu=1,licence=2`), `BOLTHOLE_BIND` and
 /// `BOLTHOLE_HEALTH` (`address:port` of the data port and of the health endpoint),
-/// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_SPILL_DIR`.
+/// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_SPILL_DIR`,
+/// `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]).
 pub fn from_env() -> Result<WorkerBuilder> {
     let mut worker = with(ClientBuilder::from_env()?);
     let options = &mut worker.options;
@@ -68,6 +69,9 @@ pub fn from_env() -> Result<WorkerBuilder> {
     options.advertise = variable("BOLTHOLE_ADVERTISE")?;
     if let Some(dir) = variable("BOLTHOLE_SPILL_DIR")? {
         options.spill_dir = Some(PathBuf::from(dir));
+    }
+    if let Some(lease) = parsed::<humantime::Duration>("BOLTHOLE_LEASE", "a time such as 5s")? {
+        options.lease = *lease;
     }
     Ok(worker)
 }
@@ -125,6 +129,15 @@ impl WorkerBuilder {
     /// Where results go when memory is short; by default the system's temporary folder.
     pub fn spill_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.spill_dir = Some(folder.into());
+        self
+    }
+
+    /// How long after its last sign of life others may take over what this worker runs; 10 s by
+    /// default, and from 0.5 s to 15 s. A longer one bears longer outages of the network without
+    /// repeating anything, a shorter one finds the dead sooner. All workers of a cluster should have
+    /// the same.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.options.lease = lease;
         self
     }
 

@@ -5,6 +5,7 @@ use bolthole::task;
 use bolthole_broker::call::States;
 use bolthole_broker::clock;
 use bolthole_broker::handoff::ClusterSecret;
+use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::queue::Queue;
 use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{Redis, Store, WorkerRecord};
@@ -116,7 +117,7 @@ async fn workers_with_another_secret_or_another_signature_are_found() {
         tasks: vec![(name.clone(), "(of another build)".to_owned())],
         ..like
     };
-    let index = store.join(&record).await.unwrap();
+    let index = store.join(&record, WORKER_LEASE).await.unwrap();
     let outcome = doctor(&amqp, &redis, &namespace, &[]).await;
     assert_eq!(outcome.code, 1, "{}", outcome.text);
     outcome.says(&["BAD", "signatures", &name, &signature, "(of another build)"]);

@@ -137,6 +137,18 @@ async fn a_task_that_a_new_worker_can_run_waits_for_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_out_of_bounds_is_refused() -> Result<()> {
+    let cluster = cluster()?;
+    for (lease, says) in [("soon", "should be a time"), ("1ms", "500ms to 15s"), ("16s", "to 15s")]
+    {
+        let worker = cluster.start("worker", &["worker"], &[("BOLTHOLE_LEASE", lease)])?;
+        let (code, output) = worker.finish()?;
+        ensure!(code != 0 && output.contains(says), "{lease}: ended with {code}: {output}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_fails_says_where_and_why() -> Result<()> {
     let cluster = cluster()?;
     let _worker = cluster.worker("worker").await?;

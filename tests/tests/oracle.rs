@@ -90,7 +90,7 @@ impl Cluster {
         let options = Options {
             slots: 1 + self.random.below(3),
             spill_dir: None,
-            reconcile: Duration::from_millis(200),
+            reconcile: Some(Duration::from_millis(200)),
             ..Options::default()
         };
         let (store, queue) = (self.store.clone(), self.queue.clone());

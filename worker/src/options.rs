@@ -30,8 +30,14 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Where results go when memory is short; by default the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
-    /// A run without progress for this long is searched for lost work.
-    pub reconcile: Duration,
+    /// How long after this worker's last sign of life others may take over what it runs and count
+    /// it as gone, from [`limits::WORKER_LEASE_MIN`] to [`limits::WORKER_LEASE_MAX`]. It shows
+    /// [`limits::WORKER_RENEWALS`] times in that time that it lives. Workers of one cluster should
+    /// have the same: before one judges others, it waits for two leases of its own.
+    pub lease: Duration,
+    /// A run without progress for this long is searched for lost work; by default as long as the
+    /// lease.
+    pub reconcile: Option<Duration>,
     /// Where health and metrics are served.
     pub health: Option<SocketAddr>,
 }
@@ -47,7 +53,8 @@ impl Default for Options {
             secret: None,
             memory_bytes: crate::memory::limit_bytes(),
             spill_dir: Some(std::env::temp_dir()),
-            reconcile: limits::RECONCILE_AFTER,
+            lease: limits::WORKER_LEASE,
+            reconcile: None,
             health: None,
         }
     }

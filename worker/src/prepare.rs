@@ -44,6 +44,8 @@ pub(crate) struct Preparer {
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
     pub(crate) incarnation: Incarnation,
+    /// How long a lease holds.
+    pub(crate) lease: Duration,
     pub(crate) lineage: Lineage,
     /// What tasks may ask for here.
     pub(crate) resources: BTreeMap<String, u32>,
@@ -289,7 +291,7 @@ impl Preparer {
         let Ready { task, generation, .. } = ready;
         let mut request = LeaseRequest { task, generation, nonce, over: None };
         for _ in 0..2 {
-            let answers = self.store.lease(run, self.incarnation, &[request]).await?;
+            let answers = self.store.lease(run, self.incarnation, self.lease, &[request]).await?;
             match answers.first() {
                 Some(Leased::Granted { attempt }) => return Ok(Turn::Ours { attempt: *attempt }),
                 // By the store's clock; ours may differ, and then asks once more.

@@ -1,6 +1,7 @@
 //! This worker as others see it: a record in the store that runs out unless it is renewed.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits;
@@ -14,44 +15,54 @@ use crate::pulse::Pulse;
 /// What the worker has in flight, by run: written by its loop, read when the record is renewed.
 pub(crate) type InFlight = Arc<Mutex<Vec<(RunId, Vec<TaskId>)>>>;
 
-/// Renews the record until `stop`, and looks whether the store has begun another life.
-pub(crate) async fn keep(
-    store: Store,
-    index: WorkerIndex,
-    mut record: WorkerRecord,
-    in_flight: InFlight,
-    epoch: Arc<RwLock<Epoch>>,
-    pulse: Pulse,
-    stop: CancellationToken,
-) {
-    let mut renew = interval(limits::WORKER_RENEW);
-    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = renew.tick() => {}
-        }
-        record.in_flight.clone_from(&in_flight.lock().unwrap_or_else(PoisonError::into_inner));
-        match store.beat(index, &record).await {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(%index, "the worker's record had run out"),
-            Err(error) => {
-                tracing::warn!(%index, %error, "the worker's record was not renewed");
-                pulse.store(Some(error.to_string()));
-                continue;
+/// Keeps the record, and looks whether the store has begun another life.
+pub(crate) struct Presence {
+    pub(crate) store: Store,
+    pub(crate) index: WorkerIndex,
+    pub(crate) record: WorkerRecord,
+    /// How long the record stands without being renewed.
+    pub(crate) lease: Duration,
+    pub(crate) in_flight: InFlight,
+    pub(crate) epoch: Arc<RwLock<Epoch>>,
+    pub(crate) pulse: Pulse,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Presence {
+    /// Renews the record until the worker stops, then deletes it.
+    pub(crate) async fn keep(self) {
+        let Self { store, index, mut record, lease, in_flight, epoch, pulse, stop } = self;
+        let mut renew = interval(lease / limits::WORKER_RENEWALS);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = renew.tick() => {}
+            }
+            record.in_flight.clone_from(&in_flight.lock().unwrap_or_else(PoisonError::into_inner));
+            match store.beat(index, &record, lease).await {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!(%index, "the worker's record had run out"),
+                Err(error) => {
+                    tracing::warn!(%index, %error, "the worker's record was not renewed");
+                    pulse.store(Some(error.to_string()));
+                    continue;
+                }
+            }
+            pulse.store(None);
+            match store.epoch().await {
+                Ok(now) if now != *epoch.read().await => {
+                    tracing::warn!(
+                        "the store has begun another life: what it said before is checked"
+                    );
+                    *epoch.write().await = now;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "the store's epoch is not known"),
             }
         }
-        pulse.store(None);
-        match store.epoch().await {
-            Ok(now) if now != *epoch.read().await => {
-                tracing::warn!("the store has begun another life: what it said before is checked");
-                *epoch.write().await = now;
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the store's epoch is not known"),
+        if let Err(error) = store.leave(index).await {
+            tracing::debug!(%index, %error, "the worker's record was not removed; it will run out");
         }
-    }
-    if let Err(error) = store.leave(index).await {
-        tracing::debug!(%index, %error, "the worker's record was not removed; it will run out");
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Reconciler {
     pub(crate) me: Incarnation,
     /// A run without progress for this long is scanned.
     pub(crate) patience: Duration,
+    /// The lease of workers.
+    pub(crate) lease: Duration,
     pub(crate) stop: CancellationToken,
 }
 
@@ -60,7 +62,7 @@ impl Reconciler {
                 () = self.stop.cancelled() => return,
                 () = sleep(look + jitter) => {}
             }
-            let sure = reachable.elapsed() >= 2 * limits::WORKER_LEASE;
+            let sure = reachable.elapsed() >= 2 * self.lease;
             if let Err(error) = self.look(&mut seen, sure).await {
                 tracing::debug!(%error, "cannot look after runs");
                 reachable = Instant::now();

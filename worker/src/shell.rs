@@ -131,7 +131,7 @@ impl Shell {
                     self.on_pressure(now).await;
                 }
                 _ = tick.tick() => {
-                    let renew = renewed.elapsed() >= limits::WORKER_RENEW;
+                    let renew = renewed.elapsed() >= self.preparer.lease / limits::WORKER_RENEWALS;
                     if renew {
                         renewed = Instant::now();
                     }

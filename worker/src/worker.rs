@@ -10,6 +10,7 @@ use bolthole_broker::call::States;
 use bolthole_broker::clock;
 use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::id::{Incarnation, WorkerIndex};
+use bolthole_broker::limits::{WORKER_LEASE_MAX, WORKER_LEASE_MIN};
 use bolthole_broker::queue::{BadName, ConsumeOptions, Queue, QueueName};
 use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
@@ -26,7 +27,7 @@ use crate::known::Known;
 use crate::lineage::Lineage;
 use crate::options::Options;
 use crate::prepare::{Parked, Preparer};
-use crate::presence::{self, InFlight};
+use crate::presence::{InFlight, Presence};
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
@@ -48,6 +49,10 @@ pub enum StartError {
     /// No slot was asked for.
     #[error("a worker needs at least one slot")]
     NoSlots,
+    /// The lease is too short or too long.
+    #[error("a worker's lease of {0:?} was asked for; it may be {min:?} to {max:?}",
+        min = WORKER_LEASE_MIN, max = WORKER_LEASE_MAX)]
+    Lease(Duration),
     /// A queue's name is no name.
     #[error(transparent)]
     Queue(#[from] BadName),
@@ -91,6 +96,9 @@ impl Worker {
         if options.slots == 0 {
             return Err(StartError::NoSlots);
         }
+        if !(WORKER_LEASE_MIN..=WORKER_LEASE_MAX).contains(&options.lease) {
+            return Err(StartError::Lease(options.lease));
+        }
         let names = options.queues.iter().map(|name| QueueName::new(name));
         let queues = names.collect::<Result<Vec<QueueName>, BadName>>()?;
         let incarnation = clock::new_incarnation();
@@ -107,7 +115,7 @@ impl Worker {
             held_bytes: 0,
             tasks: tasks_of(&registry),
         };
-        let index = store.join(&record).await?;
+        let index = store.join(&record, options.lease).await?;
         let epoch = Arc::new(RwLock::new(store.epoch().await?));
         let parts = Parts {
             values: Arc::new(Values::new(held.clone(), index)),
@@ -116,6 +124,7 @@ impl Worker {
             store,
             queue,
             incarnation,
+            lease: options.lease,
             index,
             address: if address.is_empty() { index.to_string() } else { address.clone() },
             epoch,
@@ -211,6 +220,7 @@ struct Parts {
     store: Store,
     queue: Queue,
     incarnation: Incarnation,
+    lease: Duration,
     index: WorkerIndex,
     /// What errors call this worker.
     address: String,
@@ -258,6 +268,7 @@ impl Parts {
             states: Arc::new(states),
             queues: served.clone(),
             incarnation: self.incarnation,
+            lease: self.lease,
             lineage: Lineage {
                 store: self.store.clone(),
                 known: Arc::clone(&self.known),
@@ -297,19 +308,26 @@ impl Parts {
         record: WorkerRecord,
         publisher: Arc<Publisher>,
         server: Option<Server>,
-        patience: Duration,
+        patience: Option<Duration>,
     ) {
-        let store = self.store.clone();
-        let (in_flight, epoch) = (Arc::clone(&self.in_flight), Arc::clone(&self.epoch));
-        let stop = self.stop.clone();
-        let pulse = self.pulse.clone();
-        tracker.spawn(presence::keep(store, self.index, record, in_flight, epoch, pulse, stop));
+        let presence = Presence {
+            store: self.store.clone(),
+            index: self.index,
+            record,
+            lease: self.lease,
+            in_flight: Arc::clone(&self.in_flight),
+            epoch: Arc::clone(&self.epoch),
+            pulse: self.pulse.clone(),
+            stop: self.stop.clone(),
+        };
+        tracker.spawn(presence.keep());
         let reconciler = Reconciler {
             store: self.store.clone(),
             publisher,
             values: Arc::clone(&self.values),
             me: self.incarnation,
-            patience,
+            patience: patience.unwrap_or(self.lease),
+            lease: self.lease,
             stop: self.stop.clone(),
         };
         tracker.spawn(reconciler.run());

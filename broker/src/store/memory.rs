@@ -13,7 +13,6 @@ use super::{Epoch, Error, EventCursor, Events, WorkerRecord};
 use crate::args::BlobDigest;
 use crate::clock;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
-use crate::limits;
 use crate::locator::Locator;
 use crate::run::spec::Run;
 use crate::run::{
@@ -179,11 +178,12 @@ impl Memory {
         &self,
         run: RunId,
         holder: Incarnation,
+        hold: Duration,
         requests: &[LeaseRequest],
     ) -> Result<Vec<Leased>, Error> {
-        let lease_ms = u64::try_from(limits::WORKER_LEASE.as_millis()).unwrap_or(u64::MAX / 2);
+        let hold_ms = millis(hold);
         let reply = self.change(run, |run, now_ms| {
-            requests.iter().map(|request| run.lease(request, holder, now_ms, lease_ms)).collect()
+            requests.iter().map(|request| run.lease(request, holder, now_ms, hold_ms)).collect()
         });
         Ok(reply.unwrap_or_else(|| vec![Leased::Over; requests.len()]))
     }
@@ -339,8 +339,12 @@ impl Memory {
         Ok(self.state().blobs.get(&(run, digest)).cloned())
     }
 
-    pub(super) async fn join(&self, record: &WorkerRecord) -> Result<WorkerIndex, Error> {
-        let until = self.worker_until();
+    pub(super) async fn join(
+        &self,
+        record: &WorkerRecord,
+        hold: Duration,
+    ) -> Result<WorkerIndex, Error> {
+        let until = self.now_ms() + millis(hold);
         let mut state = self.state();
         loop {
             let [_, low @ ..] = clock::random_bytes::<4>();
@@ -356,9 +360,11 @@ impl Memory {
         &self,
         index: WorkerIndex,
         record: &WorkerRecord,
+        hold: Duration,
     ) -> Result<bool, Error> {
-        let (now_ms, until) = (self.now_ms(), self.worker_until());
-        let before = self.state().workers.insert(index, (record.clone(), until));
+        let now_ms = self.now_ms();
+        let renewed = (record.clone(), now_ms + millis(hold));
+        let before = self.state().workers.insert(index, renewed);
         Ok(before.is_some_and(|(_, until)| until > now_ms))
     }
 
@@ -388,7 +394,7 @@ impl Memory {
         hold: Duration,
     ) -> Result<bool, Error> {
         let now_ms = self.now_ms();
-        let until = now_ms + u64::try_from(hold.as_millis()).unwrap_or(u64::MAX / 2);
+        let until = now_ms + millis(hold);
         let mut state = self.state();
         let free = state.locks.get(&run).is_none_or(|(by, until)| *by == owner || *until <= now_ms);
         if free {
@@ -396,9 +402,8 @@ impl Memory {
         }
         Ok(free)
     }
+}
 
-    fn worker_until(&self) -> u64 {
-        let lease = u64::try_from(limits::WORKER_LEASE.as_millis()).unwrap_or(u64::MAX / 2);
-        self.now_ms() + lease
-    }
+fn millis(hold: Duration) -> u64 {
+    u64::try_from(hold.as_millis()).unwrap_or(u64::MAX / 2)
 }

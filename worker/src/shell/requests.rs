@@ -129,9 +129,9 @@ impl Shell {
     pub(super) fn lease(&self, run: RunId, requests: Vec<LeaseRequest>) {
         let store = self.preparer.store.clone();
         let answers = self.answers.clone();
-        let me = self.me;
+        let (me, hold) = (self.me, self.preparer.lease);
         self.tracker.spawn(async move {
-            match store.lease(run, me, &requests).await {
+            match store.lease(run, me, hold, &requests).await {
                 Ok(leased) => {
                     let answer = requests.into_iter().zip(leased).collect();
                     let _ = answers.send(Answer::Leased(run, answer)).await;

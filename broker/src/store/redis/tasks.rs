@@ -1,5 +1,7 @@
 //! Segments and tasks: staging, committing, looking.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::decode::{self, DONE, Reply, UNKNOWN};
@@ -117,10 +119,11 @@ impl Redis {
         &self,
         run: RunId,
         holder: Incarnation,
+        hold: Duration,
         requests: &[LeaseRequest],
     ) -> Result<Vec<Leased>, Error> {
-        let lease_ms = u64::try_from(limits::WORKER_LEASE.as_millis()).unwrap_or(u64::MAX);
-        let fixed = [&holder.to_bytes()[..], &lease_ms.to_be_bytes()].concat();
+        let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let fixed = [&holder.to_bytes()[..], &hold_ms.to_be_bytes()].concat();
         let mut all = Vec::with_capacity(requests.len());
         for some in requests.chunks(TASKS_PER_CALL) {
             let arguments = [fixed.clone(), encode::leases(some)];

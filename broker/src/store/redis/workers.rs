@@ -1,22 +1,27 @@
 //! Workers: records that run out unless they are renewed.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::{Redis, bytes, list, optional_bytes};
 use crate::clock;
 use crate::id::WorkerIndex;
-use crate::limits;
 use crate::store::{Error, WorkerRecord};
 
 impl Redis {
-    pub(in crate::store) async fn join(&self, record: &WorkerRecord) -> Result<WorkerIndex, Error> {
+    pub(in crate::store) async fn join(
+        &self,
+        record: &WorkerRecord,
+        hold: Duration,
+    ) -> Result<WorkerIndex, Error> {
         let value = pack(record)?;
         loop {
             let [a, b, c] = clock::random_bytes::<3>();
             let index = WorkerIndex::new(u32::from_be_bytes([0, a, b, c]));
             let mut set = redis::cmd("SET");
             set.arg(self.keys.worker(index)).arg(&value[..]).arg("NX");
-            set.arg("PX").arg(lease_ms());
+            set.arg("PX").arg(millis(hold));
             if self.lanes.ask(&index, &set).await? != Value::Nil {
                 self.note(index).await?;
                 return Ok(index);
@@ -28,10 +33,11 @@ impl Redis {
         &self,
         index: WorkerIndex,
         record: &WorkerRecord,
+        hold: Duration,
     ) -> Result<bool, Error> {
         let value = pack(record)?;
         let mut set = redis::cmd("SET");
-        set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(lease_ms()).arg("GET");
+        set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(millis(hold)).arg("GET");
         let before = self.lanes.ask(&index, &set).await?;
         if before == Value::Nil {
             self.note(index).await?;
@@ -108,8 +114,8 @@ fn members_of(value: Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-fn lease_ms() -> String {
-    limits::WORKER_LEASE.as_millis().to_string()
+fn millis(hold: Duration) -> String {
+    hold.as_millis().to_string()
 }
 
 fn pack(record: &WorkerRecord) -> Result<Vec<u8>, Error> {

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use bolthole_broker::clock;
 use bolthole_broker::id::TaskId;
+use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::run::{
     Committed, End, LeaseRequest, Leased, Lost, Ready, Rearmed, Retry, Revive, Revived,
 };
@@ -70,7 +71,7 @@ pub async fn taken_up_again(store: &Store) -> anyhow::Result<()> {
     let late = store.commit(run, &sample.commit(&[(1, done())], 3)).await?;
     ensure!(matches!(late, Committed::Superseded(_)), "of generation 0: {late:?}");
     let ask = [LeaseRequest { task: task(1), generation: 1, nonce: 1, over: None }];
-    let leased = store.lease(run, clock::new_incarnation(), &ask).await?;
+    let leased = store.lease(run, clock::new_incarnation(), WORKER_LEASE, &ask).await?;
     ensure!(leased == [Leased::Granted { attempt: 1 }], "{leased:?}");
     for (index, sequence) in (0..4).zip(4..) {
         let mut commit = sample.commit(&[(index, done())], sequence);

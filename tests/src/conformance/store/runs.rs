@@ -9,8 +9,9 @@ use bolthole_broker::run::{Committed, End, Opened, Reason, Refused};
 use bolthole_broker::state::RunState;
 use bolthole_broker::store::{Error, EventCursor, Store, WorkerRecord};
 use bytes::Bytes;
+use tokio::time::{sleep, timeout};
 
-use super::sample::{Sample, done, open, task};
+use super::sample::{PATIENCE, Sample, done, open, task};
 
 /// A name stands for one run: the same content attaches, other content conflicts, and a purged
 /// run's name is free again.
@@ -158,23 +159,32 @@ pub async fn workers(store: &Store) -> anyhow::Result<()> {
         held_bytes: 0,
         tasks: vec![],
     };
-    let first = store.join(&record).await?;
-    let second = store.join(&record).await?;
+    let first = store.join(&record, limits::WORKER_LEASE).await?;
+    let second = store.join(&record, limits::WORKER_LEASE).await?;
     ensure!(first != second);
     record.held_bytes = 7;
-    ensure!(store.beat(first, &record).await?);
+    ensure!(store.beat(first, &record, limits::WORKER_LEASE).await?);
     ensure!(store.worker(first).await?.as_ref() == Some(&record));
     let all = store.workers().await?;
     ensure!(all.iter().filter(|(index, _)| [first, second].contains(index)).count() == 2);
+    let shortly = Duration::from_millis(1);
+    ensure!(store.beat(first, &record, shortly).await?);
+    let run_out = async {
+        while store.worker(first).await?.is_some() {
+            sleep(shortly).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, run_out).await.context("the record did not run out")??;
+    ensure!(!store.beat(first, &record, limits::WORKER_LEASE).await?, "its record had run out");
     store.leave(first).await?;
     ensure!(store.worker(first).await?.is_none());
-    ensure!(!store.beat(first, &record).await?, "its record had gone");
+    ensure!(!store.beat(first, &record, limits::WORKER_LEASE).await?, "its record had gone");
     for index in [first, second] {
         store.leave(index).await?;
     }
     let all = store.workers().await?;
     ensure!(!all.iter().any(|(index, _)| [first, second].contains(index)));
-    ensure!(limits::WORKER_RENEW < limits::WORKER_LEASE);
     Ok(())
 }
 

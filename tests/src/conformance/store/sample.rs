@@ -1,6 +1,7 @@
 //! Small runs whose every commit can be written down in one line.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bolthole_broker::clock;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
@@ -10,6 +11,8 @@ use bolthole_broker::state::{FailurePolicy, PINNED};
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
 
+/// Far more than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The digest of every sample segment.
 pub const DIGEST: [u8; 16] = [4; 16];
 

@@ -1,9 +1,12 @@
 //! Tasks: staging, leases, retries, lost results, effects, tasks that submit tasks. The numbers in
 //! names are of histories that broke earlier drafts of the protocol.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use bolthole_broker::clock;
 use bolthole_broker::id::{TaskId, WorkerIndex};
+use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::{
     Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Retried,
@@ -12,8 +15,9 @@ use bolthole_broker::run::{
 use bolthole_broker::state::{RunState, TaskState};
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
+use tokio::time::{sleep, timeout};
 
-use super::sample::{DIGEST, Sample, activate, done, open, task};
+use super::sample::{DIGEST, PATIENCE, Sample, activate, done, open, task};
 
 fn is_refused<T: std::fmt::Debug>(reply: &Result<T, Error>, as_what: &str) -> bool {
     let Err(Error::Refused(refused)) = reply else { return false };
@@ -108,13 +112,26 @@ pub async fn leases(store: &Store) -> anyhow::Result<()> {
     let (mine, yours) = (clock::new_incarnation(), clock::new_incarnation());
     let ask = |nonce, over| [LeaseRequest { task: task(0), generation: 0, nonce, over }];
     let granted = [Leased::Granted { attempt: 1 }];
-    ensure!(store.lease(run, mine, &ask(u64::MAX, None)).await? == granted);
-    ensure!(store.lease(run, mine, &ask(u64::MAX, None)).await? == granted, "renewed");
+    ensure!(store.lease(run, mine, WORKER_LEASE, &ask(u64::MAX, None)).await? == granted);
+    ensure!(
+        store.lease(run, mine, WORKER_LEASE, &ask(u64::MAX, None)).await? == granted,
+        "renewed"
+    );
     let taken = [Leased::Taken { holder: mine, nonce: u64::MAX }];
-    ensure!(store.lease(run, yours, &ask(2, None)).await? == taken);
-    ensure!(store.lease(run, yours, &ask(2, Some(3))).await? == taken);
-    ensure!(store.lease(run, yours, &ask(2, Some(u64::MAX))).await? == granted);
+    ensure!(store.lease(run, yours, WORKER_LEASE, &ask(2, None)).await? == taken);
+    ensure!(store.lease(run, yours, WORKER_LEASE, &ask(2, Some(3))).await? == taken);
+    ensure!(store.lease(run, yours, WORKER_LEASE, &ask(2, Some(u64::MAX))).await? == granted);
     ensure!(store.ready(run, 0).await?.is_empty(), "leased tasks are not rung");
+    let shortly = Duration::from_millis(1);
+    ensure!(store.lease(run, yours, shortly, &ask(2, None)).await? == granted);
+    let run_out = async {
+        while store.lease(run, mine, WORKER_LEASE, &ask(u64::MAX, None)).await? != granted {
+            sleep(shortly).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, run_out).await.context("the lease did not run out")??;
+    ensure!(store.lease(run, yours, WORKER_LEASE, &ask(2, Some(u64::MAX))).await? == granted);
     let failed = End::Failed { error: Bytes::from_static(b"why") };
     let mut commit = sample.commit(&[(0, failed)], 1);
     commit.finished[0].lease = Some(u64::MAX);
@@ -123,7 +140,7 @@ pub async fn leases(store: &Store) -> anyhow::Result<()> {
     commit.finished[0].lease = Some(2);
     let reply = store.commit(run, &commit).await?;
     ensure!(matches!(reply, Committed::Written { .. }), "{reply:?}");
-    ensure!(store.lease(run, mine, &ask(4, None)).await? == [Leased::Over]);
+    ensure!(store.lease(run, mine, WORKER_LEASE, &ask(4, None)).await? == [Leased::Over]);
     store.purge(run).await?;
     Ok(())
 }
@@ -140,9 +157,9 @@ pub async fn retries(store: &Store) -> anyhow::Result<()> {
     ensure!(store.ready(run, 0).await?.is_empty(), "not due");
     let ask = [LeaseRequest { task: task(0), generation: 0, nonce: 1, over: None }];
     let owner = clock::new_incarnation();
-    ensure!(store.lease(run, owner, &ask).await? == [Leased::NotDue { at_ms }]);
+    ensure!(store.lease(run, owner, WORKER_LEASE, &ask).await? == [Leased::NotDue { at_ms }]);
     ensure!(matches!(store.retry(run, &retry(2, 0)).await?, Retried::Due { .. }));
-    ensure!(store.lease(run, owner, &ask).await? == [Leased::Granted { attempt: 3 }]);
+    ensure!(store.lease(run, owner, WORKER_LEASE, &ask).await? == [Leased::Granted { attempt: 3 }]);
     let status = store.inspect(run, &[task(0)]).await?.remove(0).context("no task")?;
     ensure!(status.failures == 2);
     store.purge(run).await?;

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use bolthole_broker::id::TaskId;
+use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{End, LeaseRequest, Leased, Lost, Retried, Retry, Revive};
 use bolthole_broker::state::TaskState;
@@ -105,8 +106,8 @@ impl World {
         }
         let holder = self.owner;
         let [first, second] = &self.stores;
-        let expected = first.lease(self.run, holder, &requests).await?;
-        let found = second.lease(self.run, holder, &requests).await?;
+        let expected = first.lease(self.run, holder, WORKER_LEASE, &requests).await?;
+        let found = second.lease(self.run, holder, WORKER_LEASE, &requests).await?;
         ensure!(expected.len() == found.len(), "leases: {expected:?} {found:?}");
         for (expected, found) in expected.iter().zip(&found) {
             let both_early =
