@@ -1,7 +1,7 @@
 //! The value of a finished task, wherever it is: in its locator, in the store, with a worker, or
 //! lost and to be computed again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bolthole_broker::error::TaskError;
@@ -63,7 +63,7 @@ impl Core {
         statuses: Vec<Option<TaskStatus>>,
     ) -> Vec<Result<Found>> {
         let mut found: Vec<Option<Result<Found>>> = Vec::with_capacity(tasks.len());
-        let mut held: HashMap<WorkerIndex, Vec<HeldResult>> = HashMap::new();
+        let mut held: BTreeMap<WorkerIndex, Vec<HeldResult>> = BTreeMap::new();
         for (place, (task, status)) in tasks.iter().zip(statuses).enumerate() {
             let here = match status {
                 None => Some(Ok(Found::Pending)),

@@ -4,7 +4,7 @@ pub(crate) mod builder;
 mod results;
 mod retry;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -140,7 +140,7 @@ impl RunInner {
 
     /// Rings for tasks that a cancellation has released.
     async fn release(&self, ready: &[Ready]) -> Result<()> {
-        let mut queues: HashMap<String, Vec<Ready>> = HashMap::new();
+        let mut queues: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
         for ready in ready {
             let (_, class) = self.core.describe(self.id, ready.task).await?;
             queues.entry(class.options.queue).or_default().push(*ready);

@@ -97,7 +97,8 @@ impl Entry {
             pinned[*output as usize] = pin;
         }
         let ids = Vec::with_capacity(nodes.len());
-        let blobs = blobs.into_iter().collect();
+        let mut blobs: Vec<_> = blobs.into_iter().collect();
+        blobs.sort_unstable_by_key(|(digest, _)| *digest);
         Ok(Self { classes, nodes: nodes.into_iter(), pinned, ids, outputs, blobs })
     }
 

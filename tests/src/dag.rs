@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use bolthole::{Ctx, Delayed, task};
+pub use bolthole_broker::clock::Random;
 
 /// Encoded bytes of results: on both sides of every threshold, and one that workers hold.
 const SIZES: [usize; 8] = [1, 7, 8, 40, 4_095, 4_096, 4_097, 100_000];
@@ -51,33 +52,6 @@ pub struct Dag {
     pub nodes: Vec<Node>,
     /// Tasks whose results are asked for, among them all that nobody uses.
     pub outputs: Vec<usize>,
-}
-
-/// Random numbers that a seed determines.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// The numbers of this seed.
-    pub fn new(seed: u64) -> Self {
-        Self(mix(seed))
-    }
-
-    /// The next number.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    /// A number below `bound`, which is not zero.
-    pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.draw() % bound as u64).unwrap_or(0)
-    }
-
-    /// True in one of `n` cases.
-    pub fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
 }
 
 /// The finalizer of the generator `SplitMix64`.

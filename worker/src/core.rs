@@ -1,7 +1,7 @@
 //! The worker's decisions. Events come in, [`Effect`]s go out; no I/O, no waiting, no clock of its
 //! own. Everything that happens to a task on this worker happens in one of the `on_` functions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,17 +144,17 @@ pub(crate) trait Describe {
     fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo>;
 }
 
-/// The worker's state.
+/// The worker's state. Its maps are ordered, so that equal events have equal effects in equal order.
 #[derive(Debug)]
 pub(crate) struct Core {
     me: Identity,
-    flights: HashMap<Key, Flight>,
+    flights: BTreeMap<Key, Flight>,
     parcels: Parcels,
     batches: Batches,
     /// Releases of each of our outbox entries that are neither published nor committed.
-    releasing: HashMap<(RunId, u64), usize>,
+    releasing: BTreeMap<(RunId, u64), usize>,
     /// Commits under way, with what each finishes.
-    committing: HashMap<OutboxId, (RunId, Arc<Commit>)>,
+    committing: BTreeMap<OutboxId, (RunId, Arc<Commit>)>,
     /// How long tasks take here, in seconds: a moving average.
     task_seconds: f64,
     draining: bool,
@@ -165,10 +165,10 @@ impl Core {
         Self {
             batches: Batches::new(me.incarnation),
             me,
-            flights: HashMap::new(),
+            flights: BTreeMap::new(),
             parcels: Parcels::default(),
-            releasing: HashMap::new(),
-            committing: HashMap::new(),
+            releasing: BTreeMap::new(),
+            committing: BTreeMap::new(),
             task_seconds: PARCEL_WORK.as_secs_f64(),
             draining: false,
         }
@@ -198,7 +198,7 @@ impl Core {
 
     /// What this worker has in flight, for its record.
     pub(crate) fn in_flight(&self) -> Vec<(RunId, Vec<TaskId>)> {
-        let mut by_run: HashMap<RunId, Vec<TaskId>> = HashMap::new();
+        let mut by_run: BTreeMap<RunId, Vec<TaskId>> = BTreeMap::new();
         for (run, task) in self.flights.keys() {
             by_run.entry(*run).or_default().push(*task);
         }

@@ -1,6 +1,6 @@
 //! The results that a task uses: from here, from the store, from the peer that holds them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ impl Inputs {
             return Ok(inputs);
         }
         let statuses = self.store.inspect(run, &unknown).await?;
-        let mut wants: HashMap<WorkerIndex, Vec<(TaskId, Locator, Want)>> = HashMap::new();
+        let mut wants: BTreeMap<WorkerIndex, Vec<(TaskId, Locator, Want)>> = BTreeMap::new();
         for (task, status) in unknown.into_iter().zip(statuses) {
             match self.place(run, task, status)? {
                 Placed::Here(input) => drop(inputs.insert(task, input)),

@@ -2,7 +2,7 @@
 //! of it found before any of it runs. Found step by step instead, a result that many need would be
 //! computed, freed and computed again for one after the other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bolthole_broker::handoff::{Fetcher, Peer};
@@ -115,12 +115,12 @@ impl Lineage {
     ) -> Result<BTreeMap<TaskId, (Lost, Ready)>, Error> {
         let mut closure = BTreeMap::new();
         let mut dead: HashMap<WorkerIndex, bool> = HashMap::new();
-        let followed: HashMap<TaskId, Locator> = lost.into_iter().collect();
+        let followed: BTreeMap<TaskId, Locator> = lost.into_iter().collect();
         let mut open: Vec<TaskId> = followed.keys().copied().collect();
         while !open.is_empty() && closure.len() < TASKS_MAX {
             self.known.load(run, &open).await?;
             let statuses = self.store.inspect(run, &open).await?;
-            let mut behind = HashSet::new();
+            let mut behind = BTreeSet::new();
             for (task, status) in open.into_iter().zip(statuses) {
                 let Some(info) = self.known.describe(run, task) else { continue };
                 let Some(status) = status else { continue };

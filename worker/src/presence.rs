@@ -36,6 +36,7 @@ impl Presence {
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 _ = renew.tick() => {}
             }

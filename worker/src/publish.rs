@@ -71,6 +71,7 @@ impl Publisher {
                 return true;
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = self.queue.unblocked(), if self.queue.is_blocked() => {}
                 () = sleep(wait) => wait = (wait * 2).min(WAIT.1),

@@ -2,7 +2,7 @@
 //! always be found again in the store, and this is what finds it. Costs nothing per task while all
 //! is well: one look at the status of each run every few seconds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ impl Reconciler {
             let half = u64::try_from(look.as_millis() / 2).unwrap_or(0).max(1);
             let jitter = Duration::from_millis(clock::random_u64() % half);
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 () = sleep(look + jitter) => {}
             }
@@ -185,7 +186,7 @@ impl Reconciler {
 
     /// Drops results that no locator names any more.
     async fn sweep(&self) -> Result<(), Error> {
-        let mut by_run: HashMap<RunId, Vec<TaskId>> = HashMap::new();
+        let mut by_run: BTreeMap<RunId, Vec<TaskId>> = BTreeMap::new();
         for (run, task) in self.values.committed() {
             by_run.entry(run).or_default().push(task);
         }

@@ -113,22 +113,14 @@ impl Shell {
                     None => std::future::pending().await,
                 }
             };
+            // In this order nothing starves: what comes first is rare, deliveries are bounded by
+            // their prefetch, all answers are taken at once, the last two only wake the loop.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 Ok(()) = drain.changed(), if !draining => {
                     draining = true;
                     self.begin_drain().await;
-                }
-                answer = self.inbox.recv() => self.take_answers(answer).await,
-                () = self.slots.finished() => {}
-                event = self.consumer.next(), if consuming => match event {
-                    Some(event) => self.take_event(event).await,
-                    None => consuming = false,
-                },
-                () = commit_timer => {}
-                Ok(()) = pressure.changed() => {
-                    let now = *pressure.borrow_and_update();
-                    self.on_pressure(now).await;
                 }
                 _ = tick.tick() => {
                     let renew = renewed.elapsed() >= self.preparer.lease / limits::WORKER_RENEWALS;
@@ -137,6 +129,17 @@ impl Shell {
                     }
                     self.on_tick(renew).await;
                 }
+                Ok(()) = pressure.changed() => {
+                    let now = *pressure.borrow_and_update();
+                    self.on_pressure(now).await;
+                }
+                event = self.consumer.next(), if consuming => match event {
+                    Some(event) => self.take_event(event).await,
+                    None => consuming = false,
+                },
+                answer = self.inbox.recv() => self.take_answers(answer).await,
+                () = commit_timer => {}
+                () = self.slots.finished() => {}
             }
             let finished = self.slots.take_finished();
             // A task that looks whether it is cancelled may have ended just because of that.

@@ -66,8 +66,9 @@ impl Spawner {
             let reason = "they use handles; pass the values, or make the calls with `delayed`";
             return Err(SpawnError::Graph(reason.to_owned()));
         }
-        let blobs: Vec<_> =
-            plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone())).collect();
+        let blobs = plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
+        let mut blobs: Vec<_> = blobs.collect();
+        blobs.sort_unstable_by_key(|(digest, _)| *digest);
         self.io.block_on(async {
             for (digest, bytes) in blobs {
                 self.store.put_blob(run, digest, bytes).await.map_err(SpawnError::Store)?;

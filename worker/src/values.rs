@@ -211,11 +211,13 @@ impl Values {
         }
     }
 
-    /// Committed results by task, to be compared with the store.
+    /// Committed results by task, ascending, to be compared with the store.
     pub(crate) fn committed(&self) -> Vec<Key> {
         let table = self.table();
         let held = table.values.iter().filter(|(_, local)| matches!(local.place, Place::Held(_)));
-        held.map(|(key, _)| *key).collect()
+        let mut held: Vec<Key> = held.map(|(key, _)| *key).collect();
+        held.sort_unstable();
+        held
     }
 }
 

@@ -273,7 +273,9 @@ async fn stage_plan(
     let mut over = complete;
     if !over {
         core.check_capable(&core.unchecked(&plan.classes)).await?;
-        let blobs: Vec<_> = plan.blobs.iter().map(|(d, bytes)| (*d, bytes.clone())).collect();
+        let blobs = plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
+        let mut blobs: Vec<_> = blobs.collect();
+        blobs.sort_unstable_by_key(|(digest, _)| *digest);
         core.put_blobs(run, &blobs).await?;
     }
     let mut cut = plan.cut(0);

@@ -56,6 +56,7 @@ impl Writer {
                 }
                 streak = 0;
                 tokio::select! {
+                    biased;
                     () = self.work.notified() => {}
                     () = sleep_until(renewed + CLIENT_RENEW) => {}
                 }
@@ -100,6 +101,7 @@ impl Writer {
         };
         if let Some(deadline) = deadline {
             tokio::select! {
+                    biased;
                 () = self.urgent.notified() => {}
                 () = sleep_until(deadline) => {}
             }

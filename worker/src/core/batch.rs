@@ -4,7 +4,7 @@
 //! commits grow with the load by themselves. An idle worker commits at once, a busy one waits for
 //! [`COMMIT_TASKS`] tasks or [`COMMIT_DELAY`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
@@ -42,14 +42,14 @@ struct Gathering {
 pub(crate) struct Batches {
     owner: Incarnation,
     sequence: u64,
-    open: HashMap<(RunId, u32), Gathering>,
+    open: BTreeMap<(RunId, u32), Gathering>,
     /// Outbox entries whose releases are settled, to be deleted with the next commit of their run.
-    settled: HashMap<RunId, Vec<u64>>,
+    settled: BTreeMap<RunId, Vec<u64>>,
 }
 
 impl Batches {
     pub(crate) fn new(owner: Incarnation) -> Self {
-        Self { owner, sequence: 0, open: HashMap::new(), settled: HashMap::new() }
+        Self { owner, sequence: 0, open: BTreeMap::new(), settled: BTreeMap::new() }
     }
 
     /// A task has finished.

@@ -5,7 +5,7 @@
 //! [`limits::ACK_WAIT_MAX`], because under a broker's memory alarm they stop and only
 //! acknowledgements can end the alarm. The outbox covers what is released either way.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bolthole_broker::limits;
@@ -35,7 +35,7 @@ struct Parcel {
 #[derive(Debug, Default)]
 pub(crate) struct Parcels {
     next: u64,
-    held: HashMap<ParcelId, Parcel>,
+    held: BTreeMap<ParcelId, Parcel>,
 }
 
 impl Parcels {

@@ -1,6 +1,6 @@
 //! The core alone: events by hand, effects looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bolthole_broker::call::{Call, Ctx, Outcome, States};
 use bolthole_broker::descriptor::Descriptor;

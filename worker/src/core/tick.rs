@@ -1,6 +1,6 @@
 //! What time brings: leases, time limits, deliveries held for too long.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bolthole_broker::id::RunId;
 use bolthole_broker::limits;
@@ -87,7 +87,7 @@ impl Core {
     ) {
         let since: HashMap<u64, Instant> =
             on_slots.iter().map(|attempt| (attempt.nonce, attempt.since)).collect();
-        let mut leases: HashMap<RunId, Vec<LeaseRequest>> = HashMap::new();
+        let mut leases: BTreeMap<RunId, Vec<LeaseRequest>> = BTreeMap::new();
         for ((run, task), flight) in &self.flights {
             if flight.stage != Stage::Running || flight.void {
                 continue;

@@ -1,6 +1,6 @@
 //! What is held, where, and how much memory it takes. Pure: no I/O, no clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub(super) enum Found {
 /// The results by run, and in order of use.
 #[derive(Default)]
 pub(super) struct Table {
-    runs: HashMap<RunId, BTreeMap<ResultKey, Entry>>,
+    runs: BTreeMap<RunId, BTreeMap<ResultKey, Entry>>,
     /// Results in memory by when they were last used, the coldest first.
     used: BTreeMap<u64, ResultKey>,
     uses: u64,

@@ -1,7 +1,7 @@
 //! What the loop asks of the store and the queue: each in a task of its own, repeated for as long as
 //! that makes sense, the answer sent back to the loop.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Shell {
 
     /// Drops freed results and tells the workers that hold others: a hint, they sweep as well.
     pub(super) fn forget(&self, run: RunId, freed: &[FreedResult]) {
-        let mut elsewhere: HashMap<WorkerIndex, Vec<ResultKey>> = HashMap::new();
+        let mut elsewhere: BTreeMap<WorkerIndex, Vec<ResultKey>> = BTreeMap::new();
         for result in freed {
             let FreedResult { task, generation, .. } = *result;
             self.preparer.values.forget((run, task));

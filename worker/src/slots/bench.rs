@@ -1,6 +1,6 @@
 //! The bench: runnable tasks in their order, and what running ones have taken. Pure bookkeeping.
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use tokio::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::flight::{Key, Runnable};
 pub(super) struct Bench {
     waiting: BinaryHeap<Waiting>,
     /// Attempts on slots, by the slot's number.
-    running: HashMap<usize, Running>,
+    running: BTreeMap<usize, Running>,
     /// Named amounts that no running attempt has taken.
     free: BTreeMap<String, u32>,
     pub(super) slots: usize,
     pub(super) next_slot: usize,
     /// Threads that were replaced and end when they come back; no longer among the slots. What they
     /// have taken stays taken until then.
-    stuck: HashMap<usize, BTreeMap<String, u32>>,
+    stuck: BTreeMap<usize, BTreeMap<String, u32>>,
     /// Memory is short: one at a time.
     pub(super) throttled: bool,
     pub(super) closed: bool,
