@@ -355,6 +355,21 @@ pub enum Leased {
     },
 }
 
+/// The result of a finished task is somewhere else from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relocation {
+    /// Whose it is.
+    pub task: TaskId,
+    /// Of which generation.
+    pub generation: u8,
+    /// The locator that it had.
+    pub from: Locator,
+    /// The locator that it has.
+    pub to: Locator,
+    /// What is stored beside the task: a [`crate::locator::HeldRecord`].
+    pub record: Bytes,
+}
+
 /// One task as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskStatus {
@@ -362,6 +377,8 @@ pub struct TaskStatus {
     pub state: StateByte,
     /// Inputs that are pending.
     pub pending: u32,
+    /// Consumers that are pending, with [`crate::state::PINNED`] and [`crate::state::KEPT`].
+    pub consumers: u32,
     /// Where its result is.
     pub locator: Locator,
     /// The value of a stored result, the record of a held one, the error of a failed one, the six

@@ -14,8 +14,8 @@ use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::locator::Locator;
 use crate::run::{
     Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
-    Open, Opened, OutboxId, Ready, Rearmed, Refused, Retried, Retry, Revive, Revived, RunDump,
-    RunStatus, Stage, TaskStatus,
+    Open, Opened, OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived,
+    RunDump, RunStatus, Stage, TaskStatus,
 };
 use crate::state::RunState;
 
@@ -189,6 +189,10 @@ dispatch! {
     resume(run: RunId) -> Option<RunState>;
     /// Takes or prolongs leases for `holder`, each until `hold` from now.
     lease(run: RunId, holder: Incarnation, hold: Duration, requests: &[LeaseRequest]) -> Vec<Leased>;
+    /// Ends the leases of these nonces: anyone may run the tasks at once.
+    unlease(run: RunId, leases: &[(TaskId, u64)]) -> ();
+    /// Changes where results are, if they are still where each says; whether it did.
+    relocate(run: RunId, relocations: &[Relocation]) -> Vec<bool>;
     /// What is known of tasks; `None` for those of segments that are not active.
     inspect(run: RunId, tasks: &[TaskId]) -> Vec<Option<TaskStatus>>;
     /// Descriptor chunks by segment and number.

@@ -13,7 +13,7 @@ use bolthole_broker::control::Control;
 use bolthole_broker::descriptor::{Chunk, Descriptor};
 use bolthole_broker::error::{TaskError, TaskErrorKind};
 use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
-use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::run::Ready;
 use bolthole_broker::store::{Epoch, WorkerRecord};
@@ -109,7 +109,8 @@ fn locators_and_held_records_are_as_they_were() {
         Locator::held(worker, 5_000_000),
         Locator::Cause(TaskId::new(7, 9)),
     ];
-    let record = HeldRecord { length: 5_000_000, digest: [0xcd; 16], nonce: 77 };
+    let copies = Copies::default();
+    let record = HeldRecord { length: 5_000_000, digest: [0xcd; 16], nonce: 77, copies };
     let mut current: Vec<u8> = locators.iter().flat_map(|locator| locator.to_bytes()).collect();
     current.extend_from_slice(&record.to_bytes());
     let stored = golden("locators_v1.bin", &current);
@@ -117,6 +118,17 @@ fn locators_and_held_records_are_as_they_were() {
         assert_eq!(Locator::from_bytes(bytes.try_into().unwrap()), Ok(locator));
     }
     assert_eq!(HeldRecord::from_bytes(&stored[8 * locators.len()..]), Ok(record));
+}
+
+#[test]
+fn results_that_outlive_their_holders_are_as_they_were() {
+    let locator = Locator::apart(5_000_000);
+    let worker = Some(WorkerIndex::new(0x0012_3456));
+    let copies = Copies { worker, folder: true, store: true };
+    let record = HeldRecord { length: 5_000_000, digest: [0xcd; 16], nonce: 77, copies };
+    let stored = golden("copies_v1.bin", &[&locator.to_bytes()[..], &record.to_bytes()].concat());
+    assert_eq!(Locator::from_bytes(stored[..8].try_into().unwrap()), Ok(locator));
+    assert_eq!(HeldRecord::from_bytes(&stored[8..]), Ok(record));
 }
 
 #[test]

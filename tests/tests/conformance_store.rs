@@ -55,6 +55,8 @@ conformance!(
     tasks::lost_results,
     tasks::reopened,
     tasks::held,
+    tasks::relocated,
+    tasks::given_back,
     tasks::pins,
     revive::taken_up_again,
     revive::in_slices,

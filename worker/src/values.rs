@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bolthole_broker::call::Value;
 use bolthole_broker::id::{ResultKey, RunId, WorkerIndex};
 use bolthole_broker::limits;
-use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bytes::Bytes;
 
 use crate::flight::{Kept, Key};
@@ -108,9 +108,10 @@ impl Values {
         let result = ResultKey { run: key.0, task: key.1, generation, nonce };
         let digest = self.held.insert(result, value.bytes, value.typed);
         self.table().uncommitted.insert((key, nonce), Place::Held(result));
-        let record = HeldRecord { length: length as u64, digest: digest.to_bytes(), nonce };
-        let record = Bytes::copy_from_slice(&record.to_bytes());
-        Ok(Kept { locator: Locator::held(self.me, length as u64), record })
+        let (length, digest) = (length as u64, digest.to_bytes());
+        let record = HeldRecord { length, digest, nonce, copies: Copies::default() };
+        let record = Bytes::from(record.to_bytes());
+        Ok(Kept { locator: Locator::held(self.me, length), record })
     }
 
     /// Keeps a copy of a committed result that was read from the store or fetched from a peer.

@@ -19,6 +19,7 @@ mod commit;
 mod dump;
 mod lease;
 mod rearm;
+mod relocate;
 mod revive;
 
 /// One segment: a column for each thing known of a task, and what is stored beside single tasks.
@@ -167,6 +168,7 @@ impl Run {
         Some(TaskStatus {
             state: StateByte(*arena.states.get(place)?),
             pending: arena.pending[place],
+            consumers: arena.consumers[place],
             locator: Locator::from_bytes(arena.locators[place]).unwrap_or(Locator::Empty),
             record: arena.records.get(&task.index()).cloned(),
             failures: self.failures.get(&task).copied().unwrap_or(0),

@@ -17,8 +17,8 @@ use crate::locator::Locator;
 use crate::run::spec::Run;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Open, Opened,
-    OutboxId, Ready, Rearmed, Refused, Retried, Retry, Revive, Revived, RunDump, RunStatus, Stage,
-    TaskStatus,
+    OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, RunDump,
+    RunStatus, Stage, TaskStatus,
 };
 use crate::state::RunState;
 
@@ -186,6 +186,23 @@ impl Memory {
             requests.iter().map(|request| run.lease(request, holder, now_ms, hold_ms)).collect()
         });
         Ok(reply.unwrap_or_else(|| vec![Leased::Over; requests.len()]))
+    }
+
+    pub(super) async fn unlease(&self, run: RunId, leases: &[(TaskId, u64)]) -> Result<(), Error> {
+        self.change(run, |run, _| {
+            leases.iter().for_each(|(task, nonce)| run.unlease(*task, *nonce))
+        });
+        Ok(())
+    }
+
+    pub(super) async fn relocate(
+        &self,
+        run: RunId,
+        relocations: &[Relocation],
+    ) -> Result<Vec<bool>, Error> {
+        let reply =
+            self.change(run, |run, _| relocations.iter().map(|one| run.relocate(one)).collect());
+        Ok(reply.unwrap_or_else(|| vec![false; relocations.len()]))
     }
 
     pub(super) async fn inspect(

@@ -33,6 +33,14 @@ impl Run {
         Leased::Granted { attempt: 1 + self.failures.get(&request.task).copied().unwrap_or(0) }
     }
 
+    /// Ends the lease of this nonce: the attempt will not be finished, and anyone may have the task
+    /// at once. Nothing is counted against the task.
+    pub fn unlease(&mut self, task: TaskId, nonce: u64) {
+        if self.leases.get(&task).is_some_and(|lease| lease.nonce == nonce) {
+            self.leases.remove(&task);
+        }
+    }
+
     /// Prolongs a lease, or makes it again when the store has lost it; false when the task is no
     /// longer this attempt's to run.
     pub fn renew(

@@ -219,6 +219,15 @@ pub(super) fn revived(mut reader: Reader<'_>) -> Result<Vec<Revived>, Error> {
     Ok(out)
 }
 
+/// `relocate`.
+pub(super) fn relocated(mut reader: Reader<'_>) -> Result<Vec<bool>, Error> {
+    let mut out = Vec::new();
+    while !reader.rest().is_empty() {
+        out.push(reader.byte("outcome")? == 1);
+    }
+    Ok(out)
+}
+
 /// `lease`.
 pub(super) fn leased(mut reader: Reader<'_>) -> Result<Vec<Leased>, Error> {
     let mut out = Vec::new();
@@ -246,12 +255,13 @@ pub(super) fn statuses(mut reader: Reader<'_>) -> Result<Vec<Option<TaskStatus>>
             continue;
         }
         let state = StateByte(reader.byte("state")?);
-        let (pending, locator) = (u32(&mut reader)?, locator(&mut reader)?);
+        let (pending, consumers) = (u32(&mut reader)?, u32(&mut reader)?);
+        let locator = locator(&mut reader)?;
         let (failures, recorded) = (u32(&mut reader)?, reader.byte("recorded")? == 1);
         let length = u32(&mut reader)? as usize;
         let record = Bytes::copy_from_slice(reader.take(length, "record")?);
         let record = recorded.then_some(record);
-        out.push(Some(TaskStatus { state, pending, locator, record, failures }));
+        out.push(Some(TaskStatus { state, pending, consumers, locator, record, failures }));
     }
     Ok(out)
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::id::TaskId;
 use crate::locator::Locator;
 use crate::run::{
-    Activate, Commit, End, Finished, LeaseRequest, Lost, Open, OutboxId, Retry, Revive, Stage,
+    Activate, Commit, End, Finished, LeaseRequest, Lost, Open, OutboxId, Relocation, Retry, Revive,
+    Stage,
 };
 use crate::state::{FORWARDED, StateByte, TaskState};
 
@@ -256,6 +257,26 @@ pub(super) fn revive(revive: &Revive) -> Vec<u8> {
     out.extend(count(&revive.successors));
     out.extend(tasks(&revive.inputs));
     out.extend(tasks(&revive.successors));
+    out
+}
+
+/// `relocate`: one result.
+pub(super) fn relocation(relocation: &Relocation) -> Vec<u8> {
+    let mut out = task(relocation.task).to_vec();
+    out.push(relocation.generation);
+    out.extend(relocation.from.to_bytes());
+    out.extend(relocation.to.to_bytes());
+    out.extend(&relocation.record);
+    out
+}
+
+/// `unlease`: tasks with the nonces of their leases.
+pub(super) fn nonces(leases: &[(TaskId, u64)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(14 * leases.len());
+    for (id, nonce) in leases {
+        out.extend(task(*id));
+        out.extend(nonce.to_be_bytes());
+    }
     out
 }
 

@@ -10,6 +10,7 @@ pub(super) const CODE: &str = concat!(
     include_str!("functions/commit.lua"),
     include_str!("functions/rearm.lua"),
     include_str!("functions/revive.lua"),
+    include_str!("functions/relocate.lua"),
     include_str!("functions/lease.lua"),
     include_str!("functions/inspect.lua"),
     include_str!("functions/lifecycle.lua"),
@@ -52,7 +53,9 @@ functions! {
     REARM "rearm" false;
     REVIVE "revive" false;
     RESUME "resume" false;
+    RELOCATE "relocate" false;
     LEASE "lease" false;
+    UNLEASE "unlease" false;
     RETRY "retry" false;
     INSPECT "inspect" true;
     STATUS "status" true;

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::locator::Locator;
 use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Ready,
-    Rearmed, Refused, Retried, Retry, Revive, Revived, Stage, TaskStatus,
+    Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, Stage, TaskStatus,
 };
 use crate::store::Error;
 
@@ -132,6 +132,36 @@ impl Redis {
             match reply.code {
                 DONE => all.extend(decode::leased(reply.rest)?),
                 UNKNOWN => all.extend(some.iter().map(|_| Leased::Over)),
+                _ => return Err(reply.refused()),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn unlease(
+        &self,
+        run: RunId,
+        leases: &[(TaskId, u64)],
+    ) -> Result<(), Error> {
+        for some in leases.chunks(TASKS_PER_CALL) {
+            self.call(run, Function::UNLEASE, &[encode::nonces(some)]).await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::store) async fn relocate(
+        &self,
+        run: RunId,
+        relocations: &[Relocation],
+    ) -> Result<Vec<bool>, Error> {
+        let mut all = Vec::with_capacity(relocations.len());
+        for some in relocations.chunks(LOST_PER_CALL) {
+            let arguments: Vec<Vec<u8>> = some.iter().map(encode::relocation).collect();
+            let reply = self.call(run, Function::RELOCATE, &arguments).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(decode::relocated(reply.rest)?),
+                UNKNOWN => all.extend(some.iter().map(|_| false)),
                 _ => return Err(reply.refused()),
             }
         }

@@ -7,12 +7,12 @@ use anyhow::{Context as _, ensure};
 use bolthole_broker::clock;
 use bolthole_broker::id::{TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
-use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{
-    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Retried,
-    Retry, Stage,
+    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Relocation,
+    Retried, Retry, Stage,
 };
-use bolthole_broker::state::{RunState, TaskState};
+use bolthole_broker::state::{PINNED, RunState, TaskState};
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
@@ -224,14 +224,79 @@ pub async fn reopened(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn held_record() -> HeldRecord {
+    HeldRecord { length: 9_000, digest: [1; 16], nonce: 5, copies: Copies::default() }
+}
+
+/// A result is found where it was handed on to, unless it has moved or was computed again since.
+pub async fn relocated(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 1).await?;
+    let (run, leaver, heir) = (sample.run, WorkerIndex::new(7), WorkerIndex::new(8));
+    let locator = Locator::held(leaver, 9_000);
+    let end = End::Done { locator, record: held_record().to_bytes().into(), keep: false };
+    let to_heir = Relocation {
+        task: task(0),
+        generation: 0,
+        from: locator,
+        to: Locator::held(heir, 9_000),
+        record: held_record().to_bytes().into(),
+    };
+    let all = [to_heir.clone()];
+    ensure!(store.relocate(run, &all).await? == [false], "it is not finished");
+    store.commit(run, &sample.commit(&[(0, end)], 1)).await?;
+    store.close(run).await?;
+    let later = Relocation { generation: 1, ..to_heir.clone() };
+    ensure!(store.relocate(run, &[later]).await? == [false], "of another generation");
+    ensure!(store.relocate(run, &all).await? == [true], "also when the run has ended");
+    ensure!(store.relocate(run, &all).await? == [true], "repeated");
+    let mut record = held_record();
+    record.copies.folder = true;
+    let to = Locator::apart(9_000);
+    let record = Bytes::from(record.to_bytes());
+    let apart = Relocation { from: to_heir.to, to, record: record.clone(), ..to_heir.clone() };
+    ensure!(store.relocate(run, &[apart]).await? == [true]);
+    ensure!(store.relocate(run, &all).await? == [false], "it has moved on");
+    let status = store.inspect(run, &[task(0)]).await?.remove(0).context("no task")?;
+    ensure!((status.locator, status.record) == (to, Some(record)), "{:?}", status.locator);
+    ensure!(status.consumers == PINNED, "{}", status.consumers);
+    store.purge(run).await?;
+    ensure!(store.relocate(run, &all).await? == [false], "the run is gone");
+    Ok(())
+}
+
+/// A lease that its holder ends is anyone's at once; nothing is counted against the task.
+pub async fn given_back(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 1).await?;
+    let (run, leaver, heir) = (sample.run, clock::new_incarnation(), clock::new_incarnation());
+    let lease = |nonce| [LeaseRequest { task: task(0), generation: 0, nonce, over: None }];
+    let granted = [Leased::Granted { attempt: 1 }];
+    ensure!(store.lease(run, leaver, WORKER_LEASE, &lease(1)).await? == granted);
+    store.unlease(run, &[(task(0), 2)]).await?;
+    let taken = [Leased::Taken { holder: leaver, nonce: 1 }];
+    ensure!(
+        store.lease(run, heir, WORKER_LEASE, &lease(2)).await? == taken,
+        "another's nonce ends nothing"
+    );
+    ensure!(store.ready(run, 0).await?.is_empty());
+    store.unlease(run, &[(task(0), 1)]).await?;
+    ensure!(store.ready(run, 0).await?.len() == 1);
+    ensure!(store.lease(run, heir, WORKER_LEASE, &lease(2)).await? == granted);
+    store.unlease(run, &[(task(0), 1)]).await?;
+    ensure!(
+        store.lease(run, leaver, WORKER_LEASE, &lease(3)).await?
+            == [Leased::Taken { holder: heir, nonce: 2 }]
+    );
+    store.purge(run).await?;
+    Ok(())
+}
+
 /// What a worker has taken along when it died: its results that someone still needs.
 pub async fn held(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 3).await?;
     let (dead, alive) = (WorkerIndex::new(7), WorkerIndex::new(8));
     let at = |worker| {
-        let record = HeldRecord { length: 9_000, digest: [1; 16], nonce: 5 }.to_bytes();
         let locator = Locator::held(worker, 9_000);
-        End::Done { locator, record: Bytes::copy_from_slice(&record), keep: false }
+        End::Done { locator, record: held_record().to_bytes().into(), keep: false }
     };
     store.commit(sample.run, &sample.commit(&[(0, at(dead))], 1)).await?;
     store.commit(sample.run, &sample.commit(&[(1, at(dead))], 2)).await?;

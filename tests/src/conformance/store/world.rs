@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use bolthole_broker::clock;
 use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
-use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{
     Activate, Activated, Commit, Committed, End, Finished, Open, OutboxId, RunDump, Stage,
 };
@@ -41,6 +41,10 @@ pub struct World {
 
 fn digest_of(segment: u32) -> [u8; 16] {
     u128::from(segment).to_be_bytes()
+}
+
+fn held_record() -> HeldRecord {
+    HeldRecord { length: 9_000, digest: [3; 16], nonce: 4, copies: Copies::default() }
 }
 
 fn index(place: usize) -> u16 {
@@ -83,7 +87,7 @@ impl World {
     pub async fn walk(&mut self, steps: usize) -> anyhow::Result<()> {
         self.stage().await?;
         for step in 0..steps {
-            let drawn = self.draw.below(108);
+            let drawn = self.draw.below(114);
             self.step(drawn).await.with_context(|| format!("step {step}, drawn {drawn}"))?;
             self.agree().await.with_context(|| format!("after step {step}, drawn {drawn}"))?;
         }
@@ -114,7 +118,9 @@ impl World {
             95..=97 => self.look().await,
             98 => self.settle().await,
             99 => self.close().await,
-            _ => self.revive().await,
+            100..=107 => self.revive().await,
+            108..=110 => self.unlease().await,
+            _ => self.relocate().await,
         }
     }
 
@@ -332,9 +338,9 @@ impl World {
                 End::Done { locator: Locator::Stored { length }, record: value, keep }
             }
             6..=8 => {
-                let record = HeldRecord { length: 9_000, digest: [3; 16], nonce: 4 }.to_bytes();
+                let record = held_record().to_bytes();
                 let locator = Locator::held(WorkerIndex::new(5), 9_000);
-                End::Done { locator, record: Bytes::copy_from_slice(&record), keep }
+                End::Done { locator, record: record.into(), keep }
             }
             _ => {
                 let locator = Locator::embed(b"value").unwrap_or(Locator::Empty);

@@ -1,7 +1,7 @@
 -- Readers.
 
 -- inspect: 1 tasks of 6 bytes. Answers 0 and for each: 0 unknown | 1 state u8, pending u32,
--- locator 8, failures u32, recorded u8, length u32, record.
+-- consumers u32, locator 8, failures u32, recorded u8, length u32, record.
 define('inspect', {'no-writes'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
@@ -19,7 +19,7 @@ define('inspect', {'no-writes'}, function(keys, args)
       if r.attempts == 1 then
         failures = redis.call('HGET', r.prefix .. 'f', sub(args[1], p, p + 5)) or 0
       end
-      out[#out + 1] = '\1' .. char(b) .. pack('>I4', word_at(a, a.pend, i)) .. l
+      out[#out + 1] = '\1' .. char(b) .. pack('>I4I4', word_at(a, a.pend, i), word_at(a, a.cons, i)) .. l
         .. pack('>I4BI4', failures, record and 1 or 0, record and #record or 0)
       out[#out + 1] = record or ''
     end

@@ -50,6 +50,18 @@ define('lease', {'allow-oom'}, function(keys, args)
   return concat(out)
 end)
 
+-- unlease: 1 leases (task 6, nonce 8)*: those of these nonces end.
+define('unlease', {'allow-oom'}, function(keys, args)
+  local r, no = load_run(keys[1])
+  if not r then return no end
+  for p = 1, #args[1], 14 do
+    local task, nonce = take('>c6c8', args[1], p)
+    local lease = redis.call('HGET', r.prefix .. 'l', task)
+    if lease and sub(lease, 17, 24) == nonce then redis.call('HDEL', r.prefix .. 'l', task) end
+  end
+  return '\0'
+end)
+
 -- retry: 1 task 6, generation u8, attempt u32, leased u8, nonce 8, delay_ms u64. Answers 0 at_ms
 -- u64 | 3 stale.
 define('retry', {'allow-oom'}, function(keys, args)

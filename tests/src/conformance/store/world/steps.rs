@@ -1,13 +1,13 @@
 //! Steps beside staging and committing.
 
 use anyhow::ensure;
-use bolthole_broker::id::TaskId;
+use bolthole_broker::id::{TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::Locator;
-use bolthole_broker::run::{End, LeaseRequest, Leased, Lost, Retried, Retry, Revive};
+use bolthole_broker::run::{End, LeaseRequest, Leased, Lost, Relocation, Retried, Retry, Revive};
 use bolthole_broker::state::TaskState;
 
-use super::{World, digest_of, index};
+use super::{World, digest_of, held_record, index};
 
 impl World {
     pub(super) async fn rearm(&mut self) -> anyhow::Result<()> {
@@ -114,6 +114,45 @@ impl World {
                 matches!((expected, found), (Leased::NotDue { .. }, Leased::NotDue { .. }));
             ensure!(both_early || expected == found, "{requests:?} {expected:?} {found:?}");
         }
+        Ok(())
+    }
+
+    pub(super) async fn unlease(&mut self) -> anyhow::Result<()> {
+        let mut leases = Vec::new();
+        for (task, ..) in self.tasks().await? {
+            if self.draw.one_in(3) {
+                leases.push((task, self.draw.bits() % 3));
+            }
+        }
+        for store in &self.stores {
+            store.unlease(self.run, &leases).await?;
+        }
+        Ok(())
+    }
+
+    /// Results get other holders, or copies that outlive the workers.
+    pub(super) async fn relocate(&mut self) -> anyhow::Result<()> {
+        let mut relocations = Vec::new();
+        for (task, _, generation, from) in self.tasks().await? {
+            if self.draw.one_in(3) {
+                let stale = self.draw.one_in(8);
+                let generation = if stale { generation + 1 } else { generation };
+                let from = if self.draw.one_in(8) { Locator::Empty } else { from };
+                let mut record = held_record();
+                record.copies.folder = self.draw.one_in(2);
+                let worker = u32::try_from(self.draw.below(3))?;
+                record.copies.worker = self.draw.one_in(2).then(|| WorkerIndex::new(worker));
+                let apart = self.draw.one_in(3);
+                let held = Locator::held(WorkerIndex::new(worker), record.length);
+                let to = if apart { Locator::apart(record.length) } else { held };
+                let record = record.to_bytes().into();
+                relocations.push(Relocation { task, generation, from, to, record });
+            }
+        }
+        let [first, second] = &self.stores;
+        let expected = first.relocate(self.run, &relocations).await?;
+        let found = second.relocate(self.run, &relocations).await?;
+        ensure!(expected == found, "{relocations:?} {expected:?} {found:?}");
         Ok(())
     }
 
