@@ -12,6 +12,7 @@
 //! | [`queue`] | doorbells: RabbitMQ, or memory |
 //! | [`store`] | the truth: Redis, or memory |
 //! | [`handoff`] | the data port: results from worker to worker |
+//! | [`failpoint`] | where tests make faults happen |
 
 #![cfg_attr(
     test,
@@ -28,6 +29,7 @@ pub mod clock;
 pub mod control;
 pub mod descriptor;
 pub mod error;
+pub mod failpoint;
 pub mod graph;
 pub mod handoff;
 pub mod id;

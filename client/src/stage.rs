@@ -4,6 +4,7 @@
 //! makes it start sooner: whoever looks after the run finds its ready tasks in the store.
 
 use bolthole_broker::args::BlobDigest;
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::graph::Segment;
 use bolthole_broker::id::RunId;
 use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
@@ -38,9 +39,13 @@ impl Core {
             consumers: segment.consumers.clone(),
             chunks: segment.chunks.clone(),
         };
+        failpoint::reach(Point::StageBefore).await;
         self.persist_in(|| self.store.stage(run, &stage)).await?;
+        failpoint::reach(Point::ActivateBeforeSend).await;
         let ready = self.activate(run, segment).await?;
+        failpoint::reach(Point::ActivateAfterReply).await;
         self.ring(run, segment, &in_order(segment, &ready)).await;
+        failpoint::reach(Point::SubmitPublished).await;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What a worker tells the store when its reply may have been lost.
 
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{Commit, Committed, End, Finished};
@@ -16,7 +17,12 @@ pub(crate) async fn send_commit(
     commit: &Commit,
     repeated: bool,
 ) -> Result<Committed, Error> {
+    failpoint::reach(Point::CommitBeforeSend).await;
     let reply = store.commit(run, commit).await?;
+    failpoint::try_reach(Point::CommitAfterReply).await.map_err(|error| Error::Unanswered {
+        address: "a failpoint".to_owned(),
+        reason: error.to_string(),
+    })?;
     let ended = |state: &RunState| !matches!(state, RunState::Cancelled | RunState::Purging);
     let doubtful = match &reply {
         Committed::Written { .. } => false,

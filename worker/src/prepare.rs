@@ -10,6 +10,7 @@ use bolthole_broker::call::{Call, Ctx, States, Value};
 use bolthole_broker::clock;
 use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::limits;
@@ -291,7 +292,9 @@ impl Preparer {
         let Ready { task, generation, .. } = ready;
         let mut request = LeaseRequest { task, generation, nonce, over: None };
         for _ in 0..2 {
+            failpoint::reach(Point::LeaseBefore).await;
             let answers = self.store.lease(run, self.incarnation, self.lease, &[request]).await?;
+            failpoint::reach(Point::LeaseAfter).await;
             match answers.first() {
                 Some(Leased::Granted { attempt }) => return Ok(Turn::Ours { attempt: *attempt }),
                 // By the store's clock; ours may differ, and then asks once more.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Queue, QueueName, Route};
@@ -99,6 +100,7 @@ impl Publisher {
                 }
             },
         };
+        failpoint::reach(Point::PublishBefore).await;
         let results = self.queue.publish_all(messages.clone()).await;
         let failed = messages.into_iter().zip(results).filter_map(|(message, result)| {
             let error = result.err()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bolthole_broker::clock;
 use bolthole_broker::control::Control;
 use bolthole_broker::error::TaskError;
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{Incarnation, RunId};
 use bolthole_broker::limits;
 use bolthole_broker::parcel::Parcel;
@@ -235,6 +236,7 @@ impl Shell {
     }
 
     async fn take_delivery(&mut self, delivery: Delivery) {
+        failpoint::reach(Point::DeliveryReceived).await;
         let parcel = match Parcel::decode(&delivery.body) {
             Ok(parcel) => parcel,
             Err(error) => {
@@ -286,6 +288,7 @@ impl Shell {
         let benched = self.slots.clear_bench();
         let effects = self.core.on_drain(&benched, Instant::now());
         self.perform(effects).await;
+        failpoint::reach(Point::DrainMid).await;
     }
 
     /// Carries out effects, and those of what could be answered at once.
@@ -303,7 +306,10 @@ impl Shell {
     async fn perform_one(&mut self, effect: Effect) -> Vec<Effect> {
         let values = &self.preparer.values;
         match effect {
-            Effect::Prepare { run, tasks } => return self.prepare(run, tasks),
+            Effect::Prepare { run, tasks } => {
+                failpoint::reach(Point::PrepareBefore).await;
+                return self.prepare(run, tasks);
+            }
             Effect::Start(tasks) => {
                 self.pulse.started.add(tasks.len() as u64);
                 self.slots.push(tasks);
@@ -314,7 +320,9 @@ impl Shell {
             }
             Effect::Publish(publish) => self.publish(publish),
             Effect::Ack(tag) => {
+                failpoint::reach(Point::AckBefore).await;
                 self.settler.ack(tag).await;
+                failpoint::reach(Point::AckAfter).await;
             }
             Effect::GiveBack(tag) => {
                 self.settler.give_back(tag).await;

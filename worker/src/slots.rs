@@ -12,6 +12,7 @@ use std::thread;
 
 use bolthole_broker::call::Outcome;
 use bolthole_broker::error::TaskErrorKind;
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::registry::Body;
 use bolthole_broker::task::TaskKind;
 use tokio::runtime::Handle;
@@ -214,6 +215,7 @@ impl Shared {
         if runnable.cancel.is_cancelled() {
             return cancelled();
         }
+        failpoint::hit(Point::RunMid);
         let _user = self.user.enter();
         let outcome = catch_unwind(AssertUnwindSafe(|| match runnable.body {
             Body::Sync(body) => Some(body(&runnable.call)),
@@ -238,7 +240,10 @@ impl Shared {
                     }
                 };
                 match self.values.keep(runnable.key, generation, runnable.nonce, value, effect) {
-                    Ok(kept) => (Ended::Done(kept), spawn),
+                    Ok(kept) => {
+                        failpoint::hit(Point::ResultStored);
+                        (Ended::Done(kept), spawn)
+                    }
                     Err(error) => {
                         (failed(TaskErrorKind::Unusable, &error.to_string(), false), None)
                     }

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bolthole_broker::clock::random_bytes;
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Digest;
 use bolthole_broker::id::Incarnation;
 use bytes::Bytes;
@@ -80,6 +81,7 @@ impl SpillFolder {
 }
 
 fn write_new(path: &Path, bytes: &[u8], digest: Digest) -> io::Result<()> {
+    failpoint::try_hit(Point::SpillWrite)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);

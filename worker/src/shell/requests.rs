@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{ResultKey, RunId, WorkerIndex};
 use bolthole_broker::locator::Locator;
@@ -131,7 +132,10 @@ impl Shell {
         let answers = self.answers.clone();
         let (me, hold) = (self.me, self.preparer.lease);
         self.tracker.spawn(async move {
-            match store.lease(run, me, hold, &requests).await {
+            failpoint::reach(Point::LeaseBefore).await;
+            let reply = store.lease(run, me, hold, &requests).await;
+            failpoint::reach(Point::LeaseAfter).await;
+            match reply {
                 Ok(leased) => {
                     let answer = requests.into_iter().zip(leased).collect();
                     let _ = answers.send(Answer::Leased(run, answer)).await;

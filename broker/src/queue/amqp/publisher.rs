@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::link::{Link, Session};
 use super::topology;
+use crate::failpoint::{self, Point};
 use crate::limits::UNCONFIRMED_MAX;
 use crate::queue::error::PublishError;
 use crate::queue::names::{Names, Route};
@@ -226,6 +227,7 @@ impl Publisher {
         if let Poll::Ready(answer) = futures_util::poll!(&mut confirmed) {
             return judge(session, answer);
         }
+        failpoint::reach(Point::PublishUnconfirmed).await;
         tokio::select! {
             biased;
             answer = &mut confirmed => judge(session, answer),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Frame;
 use bolthole_broker::handoff::wire::{FrameWriter, WireError};
 use bolthole_broker::limits::HANDOFF_CHUNK_BYTES;
@@ -91,6 +92,7 @@ impl Sender<'_> {
         let (request, index) = (sending.request.number, sending.index);
         self.writer.send(&Frame::Chunk { request, index, bytes }).await?;
         if !sending.rest.is_empty() {
+            failpoint::reach(Point::HandoffMid).await;
             self.large.push_back(sending);
         }
         Ok(())
