@@ -12,9 +12,11 @@ use crate::locator::Locator;
 use crate::state::{FailurePolicy, RunState, StateByte};
 
 mod dump;
+mod examine;
 pub mod spec;
 
 pub use dump::{RunDump, SegmentDump, TaskDump};
+pub use examine::{Counts, Examination, Finding, Mend, Tally};
 
 /// What identifies a segment's content: the same bytes may be staged again, others may not.
 pub type SegmentDigest = [u8; 16];

@@ -14,8 +14,8 @@ use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::locator::Locator;
 use crate::run::{
     Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
-    Open, Opened, OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived,
-    RunDump, RunStatus, Stage, TaskStatus,
+    Mend, Open, Opened, OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive,
+    Revived, RunDump, RunStatus, Stage, Tally, TaskStatus,
 };
 use crate::state::RunState;
 
@@ -23,7 +23,7 @@ mod memory;
 mod redis;
 
 pub use memory::Memory;
-pub use redis::{Functions, Redis, Survey, functions_version};
+pub use redis::{Functions, Keyspace, Redis, RunKeys, Survey, functions_version};
 
 /// One life of the store's data: another one after a restart, when its last second may be missing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -187,6 +187,10 @@ dispatch! {
     revive(run: RunId, tasks: &[Revive]) -> Vec<Revived>;
     /// Makes an ended run go on, unless a task of it counts as failed.
     resume(run: RunId) -> Option<RunState>;
+    /// Puts counts of tasks right that still are as they were found; false for the others.
+    mend(run: RunId, tasks: &[Mend]) -> Vec<bool>;
+    /// Puts the run's totals right if they still are as they were found.
+    recount(run: RunId, found: Tally, right: Tally) -> bool;
     /// Takes or prolongs leases for `holder`, each until `hold` from now.
     lease(run: RunId, holder: Incarnation, hold: Duration, requests: &[LeaseRequest]) -> Vec<Leased>;
     /// Ends the leases of these nonces: anyone may run the tasks at once.

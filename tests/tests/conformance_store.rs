@@ -2,7 +2,7 @@
 
 use bolthole_broker::store::{Memory, Redis, Store};
 use bolthole_tests::conformance::store::world::World;
-use bolthole_tests::conformance::store::{revive, runs, tasks};
+use bolthole_tests::conformance::store::{mend, revive, runs, tasks};
 use bolthole_tests::servers::{self, RedisOptions, RedisServer};
 use proptest::prelude::*;
 
@@ -60,6 +60,9 @@ conformance!(
     tasks::pins,
     revive::taken_up_again,
     revive::in_slices,
+    mend::counts,
+    mend::totals,
+    mend::examined,
     tasks::spawned,
     tasks::largest,
 );

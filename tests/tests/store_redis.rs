@@ -67,6 +67,24 @@ async fn lost_functions_are_loaded_again() {
     assert!(store.overdue().await.unwrap().is_empty(), "a pipeline");
 }
 
+/// Whoever opens a run lists it first: for a moment, or for as long as it is paused there, the run is
+/// listed and not made. Nobody may delete it under its hands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_just_being_opened_is_not_overdue() {
+    let server = start(&[]);
+    let store = connect(&server, "ns").await;
+    let run = bolthole_broker::clock::new_run_id();
+    server.cli(["FCALL", "bh_v1_list", "1", "ns:bh:runs", &run.to_string()]).unwrap();
+    assert!(store.overdue().await.unwrap().is_empty());
+    assert!(store.runs().await.unwrap().is_empty());
+    // An hour ago.
+    let (now, hour) = (bolthole_broker::clock::unix_ms(), 3_600_000);
+    server.cli(["ZADD", "ns:bh:runs", &(now - hour).to_string(), &run.to_string()]).unwrap();
+    assert_eq!(store.overdue().await.unwrap(), [run]);
+    store.purge(run).await.unwrap();
+    assert_eq!(server.cli(["EXISTS", "ns:bh:runs"]).unwrap(), "0");
+}
+
 /// All keys of a server but `besides`, with their contents.
 fn contents(server: &RedisServer, besides: &str) -> Vec<(String, String)> {
     let keys = server.cli(["KEYS", "*"]).unwrap();

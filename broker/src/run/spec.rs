@@ -18,6 +18,7 @@ mod activate;
 mod commit;
 mod dump;
 mod lease;
+mod mend;
 mod rearm;
 mod relocate;
 mod revive;

@@ -16,9 +16,9 @@ use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::locator::Locator;
 use crate::run::spec::Run;
 use crate::run::{
-    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Open, Opened,
-    OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, RunDump,
-    RunStatus, Stage, TaskStatus,
+    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Mend, Open,
+    Opened, OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived,
+    RunDump, RunStatus, Stage, Tally, TaskStatus,
 };
 use crate::state::RunState;
 
@@ -172,6 +172,21 @@ impl Memory {
 
     pub(super) async fn resume(&self, run: RunId) -> Result<Option<RunState>, Error> {
         Ok(self.change(run, Run::resume))
+    }
+
+    pub(super) async fn mend(&self, run: RunId, tasks: &[Mend]) -> Result<Vec<bool>, Error> {
+        let reply = self.change(run, |run, _| tasks.iter().map(|one| run.mend(one)).collect());
+        Ok(reply.unwrap_or_else(|| vec![false; tasks.len()]))
+    }
+
+    pub(super) async fn recount(
+        &self,
+        run: RunId,
+        found: Tally,
+        right: Tally,
+    ) -> Result<bool, Error> {
+        let reply = self.change(run, |run, now_ms| run.recount(found, right, now_ms));
+        Ok(reply.unwrap_or(false))
     }
 
     pub(super) async fn lease(

@@ -6,6 +6,7 @@
 //! - `lanes`: connections, deadlines, repeating.
 //! - `connect`, `survey`: what a server must be like, and what one is like.
 //! - `runs`, `tasks`, `events`, `workers`: the operations.
+//! - `dump`, `keyspace`: all of a run, all of a namespace, for tools.
 
 use bytes::Bytes;
 use redis::{Cmd, Value};
@@ -19,6 +20,7 @@ mod dump;
 mod encode;
 mod events;
 mod keys;
+mod keyspace;
 mod lanes;
 mod library;
 mod runs;
@@ -27,6 +29,7 @@ mod tasks;
 mod workers;
 
 use keys::Keys;
+pub use keyspace::{Keyspace, RunKeys};
 use library::Function;
 pub use survey::{Functions, Survey, functions_version};
 

@@ -3,6 +3,7 @@
 //! - [`runs`], [`tasks`]: one property a function, on `sample` runs.
 //! - [`world`]: random histories in two stores at once.
 
+pub mod mend;
 pub mod revive;
 pub mod runs;
 pub mod sample;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::id::TaskId;
 use crate::locator::Locator;
 use crate::run::{
-    Activate, Commit, End, Finished, LeaseRequest, Lost, Open, OutboxId, Relocation, Retry, Revive,
-    Stage,
+    Activate, Commit, End, Finished, LeaseRequest, Lost, Mend, Open, OutboxId, Relocation, Retry,
+    Revive, Stage, Tally,
 };
 use crate::state::{FORWARDED, StateByte, TaskState};
 
@@ -278,6 +278,25 @@ pub(super) fn nonces(leases: &[(TaskId, u64)]) -> Vec<u8> {
         out.extend(nonce.to_be_bytes());
     }
     out
+}
+
+/// `mend`: tasks.
+pub(super) fn mends(tasks: &[Mend]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(23 * tasks.len());
+    for Mend { task: id, found, right } in tasks {
+        out.extend(task(*id));
+        out.push(found.state.0);
+        for number in [found.pending, found.consumers, right.pending, right.consumers] {
+            out.extend(number.to_be_bytes());
+        }
+    }
+    out
+}
+
+/// `recount`: what was found and what is right.
+pub(super) fn tallies(found: Tally, right: Tally) -> Vec<u8> {
+    let of = |tally: Tally| [tally.tasks, tally.finished, tally.failed];
+    [of(found), of(right)].concat().into_iter().flat_map(u64::to_be_bytes).collect()
 }
 
 fn count(list: &[TaskId]) -> [u8; 4] {

@@ -14,6 +14,11 @@ impl Keys {
         Self { prefix }
     }
 
+    /// What all keys begin with.
+    pub(super) fn all(&self) -> String {
+        format!("{}bh:", self.prefix)
+    }
+
     /// What all keys of a run begin with.
     pub(super) fn run(&self, run: RunId) -> String {
         format!("{}bh:{{{run}}}:", self.prefix)

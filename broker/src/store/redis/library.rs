@@ -11,6 +11,7 @@ pub(super) const CODE: &str = concat!(
     include_str!("functions/rearm.lua"),
     include_str!("functions/revive.lua"),
     include_str!("functions/relocate.lua"),
+    include_str!("functions/mend.lua"),
     include_str!("functions/lease.lua"),
     include_str!("functions/inspect.lua"),
     include_str!("functions/lifecycle.lua"),
@@ -54,6 +55,8 @@ functions! {
     REVIVE "revive" false;
     RESUME "resume" false;
     RELOCATE "relocate" false;
+    MEND "mend" false;
+    RECOUNT "recount" false;
     LEASE "lease" false;
     UNLEASE "unlease" false;
     RETRY "retry" false;
@@ -69,6 +72,7 @@ functions! {
     LOCK "lock" false;
     PURGE "purge" false;
     PUT_BLOB "put_blob" false;
+    LIST "list" false;
     REBIND "rebind" false;
     UNBIND "unbind" false;
 }

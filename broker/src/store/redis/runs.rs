@@ -1,11 +1,13 @@
 //! Runs: opening, finding, ending, deleting.
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::decode::{self, AGAIN, DONE, OTHER, Reply, UNKNOWN};
 use super::library::Function;
 use super::{NONE, Redis, bytes, encode, fcall, list, optional_bytes};
 use crate::id::{Incarnation, RunId};
+use crate::limits;
 use crate::run::{Open, Opened, OutboxId, Ready, RunStatus};
 use crate::state::RunState;
 use crate::store::Error;
@@ -17,6 +19,7 @@ const NAME_ATTEMPTS: usize = 8;
 
 impl Redis {
     pub(in crate::store) async fn open(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
+        let listed = Instant::now();
         self.list_run(run).await?;
         if let Some(name) = &open.name
             && let Some(other) = self.take_name(name, run, open).await?
@@ -24,17 +27,21 @@ impl Redis {
             self.unlist(run).await?;
             return Ok(other);
         }
-        self.create(run, open).await
+        let opened = self.create(run, open).await?;
+        if listed.elapsed() >= limits::CLIENT_LEASE / 2 {
+            // Meanwhile it may have been taken for one that is never made, and unlisted.
+            self.list_run(run).await?;
+        }
+        Ok(opened)
     }
 
     /// A run is listed before anything of it is there, so that nothing is left unseen.
-    async fn list_run(&self, run: RunId) -> Result<(), Error> {
-        let mut list = redis::cmd("ZADD");
-        list.arg(self.keys.runs()).arg(0).arg(run.to_string());
+    pub(super) async fn list_run(&self, run: RunId) -> Result<(), Error> {
+        let list = fcall(&self.keys.runs(), Function::LIST, &[run.to_string()]);
         self.lanes.ask(&run, &list).await.map(drop)
     }
 
-    async fn unlist(&self, run: RunId) -> Result<(), Error> {
+    pub(super) async fn unlist(&self, run: RunId) -> Result<(), Error> {
         let mut list = redis::cmd("ZREM");
         list.arg(self.keys.runs()).arg(run.to_string());
         self.lanes.ask(&run, &list).await.map(drop)
@@ -112,18 +119,21 @@ impl Redis {
         Ok(self.status(run).await?.map(|_| run))
     }
 
-    /// Every listed run, also those of which nothing or only a part is there.
-    async fn listed(&self) -> Result<Vec<RunId>, Error> {
+    /// Every listed run, also those of which nothing or only a part is there, and when it was
+    /// listed, by the store's clock. Oldest first, by their ids.
+    pub(super) async fn listed(&self) -> Result<Vec<(RunId, String)>, Error> {
         let mut range = redis::cmd("ZRANGE");
-        range.arg(self.keys.runs()).arg(0).arg(-1);
-        let ids = list(self.lanes.ask(&0, &range).await?)?;
+        range.arg(self.keys.runs()).arg(0).arg(-1).arg("WITHSCORES");
+        let pairs = list(self.lanes.ask(&0, &range).await?)?;
         let damaged = || Error::Corrupt("the list of runs".to_owned());
-        let id = |value| {
-            let text = bytes(value)?;
-            let text = std::str::from_utf8(&text).map_err(|_| damaged())?;
-            text.parse().map_err(|_| damaged())
-        };
-        ids.into_iter().map(id).collect()
+        let text = |value| String::from_utf8(bytes(value)?.to_vec()).map_err(|_| damaged());
+        let mut listed = Vec::with_capacity(pairs.len() / 2);
+        let mut pairs = pairs.into_iter();
+        while let (Some(run), Some(at)) = (pairs.next(), pairs.next()) {
+            listed.push((text(run)?.parse().map_err(|_| damaged())?, text(at)?));
+        }
+        listed.sort_unstable();
+        Ok(listed)
     }
 
     pub(in crate::store) async fn runs(&self) -> Result<Vec<RunId>, Error> {
@@ -131,11 +141,11 @@ impl Redis {
         let mut found = Vec::with_capacity(listed.len());
         for some in listed.chunks(1_000) {
             let mut states = redis::pipe();
-            for run in some {
+            for (run, _) in some {
                 states.cmd("GETRANGE").arg(self.keys.header(*run)).arg(4).arg(4);
             }
             let states = self.lanes.ask_all(&0, &states).await?;
-            for (run, state) in some.iter().zip(states) {
+            for ((run, _), state) in some.iter().zip(states) {
                 let number = bytes(state)?.first().copied().and_then(RunState::from_number);
                 if number.is_some_and(|state| state != RunState::Purging) {
                     found.push(*run);
@@ -147,14 +157,16 @@ impl Redis {
 
     pub(in crate::store) async fn overdue(&self) -> Result<Vec<RunId>, Error> {
         let listed = self.listed().await?;
+        let patience = limits::CLIENT_LEASE.as_millis().to_string();
         let mut found = Vec::new();
         for some in listed.chunks(1_000) {
             let mut calls = redis::pipe();
-            for run in some {
-                calls.add_command(fcall(&self.keys.header(*run), Function::OVERDUE, NONE));
+            for (run, at) in some {
+                let arguments = [at, &patience];
+                calls.add_command(fcall(&self.keys.header(*run), Function::OVERDUE, &arguments));
             }
             let answers = self.lanes.ask_all(&0, &calls).await?;
-            for (run, answer) in some.iter().zip(answers) {
+            for ((run, _), answer) in some.iter().zip(answers) {
                 if Reply::new(&bytes(answer)?)?.code != DONE {
                     found.push(*run);
                 }
@@ -276,7 +288,7 @@ impl Redis {
 }
 
 /// The run that has a name, and the digest of its content.
-fn split_name(value: &[u8]) -> Result<(RunId, [u8; 32]), Error> {
+pub(super) fn split_name(value: &[u8]) -> Result<(RunId, [u8; 32]), Error> {
     let (run, digest) = value
         .split_first_chunk::<16>()
         .and_then(|(run, rest)| Some((run, rest.first_chunk::<32>()?)))

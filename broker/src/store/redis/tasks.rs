@@ -12,8 +12,8 @@ use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::limits;
 use crate::locator::Locator;
 use crate::run::{
-    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Ready,
-    Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, Stage, TaskStatus,
+    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Mend, Ready,
+    Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, Stage, Tally, TaskStatus,
 };
 use crate::store::Error;
 
@@ -113,6 +113,33 @@ impl Redis {
             }
         }
         Ok(all)
+    }
+
+    pub(in crate::store) async fn mend(
+        &self,
+        run: RunId,
+        tasks: &[Mend],
+    ) -> Result<Vec<bool>, Error> {
+        let mut all = Vec::with_capacity(tasks.len());
+        for some in tasks.chunks(LOST_PER_CALL) {
+            let reply = self.call(run, Function::MEND, &[encode::mends(some)]).await?;
+            let reply = Reply::new(&reply)?;
+            match reply.code {
+                DONE => all.extend(reply.rest.rest().iter().map(|done| *done == 1)),
+                _ => all.extend(some.iter().map(|_| false)),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(in crate::store) async fn recount(
+        &self,
+        run: RunId,
+        found: Tally,
+        right: Tally,
+    ) -> Result<bool, Error> {
+        let reply = self.call(run, Function::RECOUNT, &[encode::tallies(found, right)]).await?;
+        Ok(Reply::new(&reply)?.code == DONE)
     }
 
     pub(in crate::store) async fn lease(

@@ -64,10 +64,12 @@ define('ready', {'no-writes'}, function(keys, args)
   return '\0' .. put_ready(special, groups)
 end)
 
--- overdue: 0 not | 1 the client of an open run is silent, or an ended one has outlived its
--- retention, or only a part of the run is left.
-define('overdue', {'no-writes'}, function(keys)
+-- overdue: 1 when the run was listed, 2 how long its client may need to make it. Answers 0 not | 1
+-- the client of an open run is silent, or an ended one has outlived its retention, or only a part
+-- of the run is left, or it was listed and never made.
+define('overdue', {'no-writes'}, function(keys, args)
   local h = redis.call('GETRANGE', keys[1], 0, HEADER - 1)
+  if h == '' then return args[1] + args[2] <= now_ms() and '\1' or '\0' end
   if #h ~= HEADER or byte(h, 5) == PURGING then return '\1' end
   local client_until, ended, _, retention = take('>I8I8I8I8', h, 41)
   local now = now_ms()

@@ -1,3 +1,11 @@
+-- The list of runs; KEYS[1] is the list, the score of a run when it was listed.
+
+-- list: 1 the run.
+define('list', {}, function(keys, args)
+  redis.call('ZADD', keys[1], 'NX', now_ms(), args[1])
+  return '\0'
+end)
+
 -- Names of runs; KEYS[1] is the name's own key, its value run 16 and digest 32.
 
 -- rebind: 1 what was read 2 what to write instead. Answers 0 done | 3 it reads differently.
