@@ -18,6 +18,8 @@ pub enum TaskErrorKind {
     Panic,
     /// One attempt ran longer than the task's time limit.
     Timeout,
+    /// It ended the process it ran in, alone, each time it was tried.
+    Crashed,
     /// Its arguments do not fit the function, or its result cannot be encoded or is too large.
     Unusable,
     /// The function of this name has other parameters or another result on the workers.
@@ -38,6 +40,7 @@ impl fmt::Display for TaskErrorKind {
             Self::User => "failed",
             Self::Panic => "panicked",
             Self::Timeout => "ran out of time",
+            Self::Crashed => "crashed",
             Self::Unusable => "could not be called",
             Self::Signature => "is compiled differently on client and worker",
             Self::NoCapableWorker => "cannot be run by any worker",

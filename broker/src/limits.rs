@@ -81,6 +81,11 @@ pub const WORKER_LEASE_MAX: Duration = Duration::from_secs(15);
 pub const WORKER_RENEWALS: u32 = 5;
 /// A task that has run this long takes a lease of its own.
 pub const TASK_LEASE_AFTER: Duration = Duration::from_millis(250);
+/// How long the death of a worker speaks against the tasks of messages that come again. A message
+/// may wait that long for a slot.
+pub const DEATH_MEMORY: Duration = Duration::from_secs(60 * 60);
+/// Processes that a task may bring down, alone in each of them, before it has failed.
+pub const CRASHES_MAX: u32 = 3;
 /// A delivery held this long is acknowledged: from then on the lease protects its tasks, so no
 /// broker's acknowledgement timeout can hit.
 pub const DELIVERY_HOLD_MAX: Duration = Duration::from_secs(20);

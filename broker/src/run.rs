@@ -239,6 +239,17 @@ pub enum Committed {
     NotRunning(Option<RunState>),
 }
 
+/// How an attempt came to its end without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setback {
+    /// With an error.
+    Failed,
+    /// It ran out of time on a thread, which cannot be stopped: a failure, and its task is a suspect.
+    Stuck,
+    /// Its process died, and it ran alone there: a crash, and its task is a suspect.
+    Crashed,
+}
+
 /// A failed attempt is to be repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
@@ -246,7 +257,9 @@ pub struct Retry {
     pub task: TaskId,
     /// Its generation.
     pub generation: u8,
-    /// The attempt that failed: 1 for the first.
+    /// How it failed.
+    pub setback: Setback,
+    /// The attempt that failed, 1 for the first; of a crash, which crash of the task it was.
     pub attempt: u32,
     /// The nonce of its lease, when it has one.
     pub lease: Option<u64>,
@@ -340,6 +353,8 @@ pub enum Leased {
     Granted {
         /// 1 for the first.
         attempt: u32,
+        /// Of a suspect: how often it has crashed. It is to run in a process of its own.
+        crashes: Option<u32>,
     },
     /// No: it runs elsewhere.
     Taken {

@@ -29,6 +29,19 @@ pub use redis::{Functions, Keyspace, Redis, RunKeys, Survey, functions_version};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub String);
 
+impl Epoch {
+    /// Said in a message: ask the store where its tasks stand.
+    pub fn unknown() -> Self {
+        Self(String::new())
+    }
+
+    /// Said in a message: ask the store, and the worker that had its tasks has died. No store names
+    /// a life so.
+    pub fn suspicious() -> Self {
+        Self("!".to_owned())
+    }
+}
+
 /// A worker as others see it. Kept while renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
@@ -242,6 +255,8 @@ dispatch! {
     worker(index: WorkerIndex) -> Option<WorkerRecord>;
     /// All living workers.
     workers() -> Vec<(WorkerIndex, WorkerRecord)>;
+    /// Workers that went without a farewell within [`crate::limits::DEATH_MEMORY`].
+    deaths() -> Vec<WorkerIndex>;
     /// Everything that is stored of a run that stands still.
     dump(run: RunId) -> Option<RunDump>;
     /// Takes the right to look after a run for a while; false when another has it.

@@ -64,6 +64,10 @@ pub struct TaskOptions {
     pub not_before_ms: Option<u64>,
     /// Not to be started later: milliseconds since 1970, by the store's clock.
     pub expires_ms: Option<u64>,
+    /// Whether its attempts run in a process of their own, which a time limit or a cancellation
+    /// kills and which dies alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
     /// Shown instead of the function's name.
     pub name: Option<String>,
 }
@@ -79,6 +83,7 @@ impl Default for TaskOptions {
             resources: BTreeMap::new(),
             not_before_ms: None,
             expires_ms: None,
+            isolated: false,
             name: None,
         }
     }

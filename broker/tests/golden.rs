@@ -41,6 +41,7 @@ fn chunk() -> Chunk {
         resources: BTreeMap::from([("gpu".to_owned(), 1)]),
         not_before_ms: Some(1_700_000_000_000),
         expires_ms: Some(1_800_000_000_000),
+        isolated: false,
         name: Some("process a day".to_owned()),
     };
     let process = TaskClass {

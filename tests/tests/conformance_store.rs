@@ -52,6 +52,7 @@ conformance!(
     tasks::slices,
     tasks::leases,
     tasks::retries,
+    tasks::suspects,
     tasks::lost_results,
     tasks::reopened,
     tasks::held,

@@ -296,7 +296,9 @@ impl Preparer {
             let answers = self.store.lease(run, self.incarnation, self.lease, &[request]).await?;
             failpoint::reach(Point::LeaseAfter).await;
             match answers.first() {
-                Some(Leased::Granted { attempt }) => return Ok(Turn::Ours { attempt: *attempt }),
+                Some(Leased::Granted { attempt, .. }) => {
+                    return Ok(Turn::Ours { attempt: *attempt });
+                }
                 // By the store's clock; ours may differ, and then asks once more.
                 Some(Leased::NotDue { at_ms }) => {
                     let wait = at_ms.saturating_sub(clock::unix_ms());

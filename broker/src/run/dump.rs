@@ -20,6 +20,8 @@ pub struct RunDump {
     pub outbox: BTreeMap<OutboxId, Vec<Ready>>,
     /// Failed attempts by task.
     pub failures: BTreeMap<TaskId, u32>,
+    /// Suspects, and how often each has crashed.
+    pub suspects: BTreeMap<TaskId, u32>,
 }
 
 /// A segment as it is stored.

@@ -64,6 +64,8 @@ pub struct Run {
     outbox: BTreeMap<OutboxId, Vec<Ready>>,
     /// Failed attempts, by task.
     failures: HashMap<TaskId, u32>,
+    /// Suspects, and how often each has crashed.
+    suspects: HashMap<TaskId, u32>,
     /// When the next attempt may start, by task.
     due: HashMap<TaskId, u64>,
     leases: HashMap<TaskId, Lease>,
@@ -86,6 +88,7 @@ impl Run {
             arenas: BTreeMap::new(),
             outbox: BTreeMap::new(),
             failures: HashMap::new(),
+            suspects: HashMap::new(),
             due: HashMap::new(),
             leases: HashMap::new(),
             events: Vec::new(),

@@ -13,6 +13,7 @@ use super::{Epoch, Error, EventCursor, Events, WorkerRecord};
 use crate::args::BlobDigest;
 use crate::clock;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use crate::limits;
 use crate::locator::Locator;
 use crate::run::spec::Run;
 use crate::run::{
@@ -417,6 +418,15 @@ impl Memory {
         let state = self.state();
         let living = state.workers.iter().filter(|(_, (_, until))| *until > now_ms);
         Ok(living.map(|(index, (record, _))| (*index, record.clone())).collect())
+    }
+
+    pub(super) async fn deaths(&self) -> Result<Vec<WorkerIndex>, Error> {
+        let now_ms = self.now_ms();
+        let since = now_ms.saturating_sub(millis(limits::DEATH_MEMORY));
+        let state = self.state();
+        let all = state.workers.iter();
+        let dead = all.filter(|(_, (_, until))| *until <= now_ms && *until > since);
+        Ok(dead.map(|(index, _)| *index).collect())
     }
 
     pub(super) async fn lock(

@@ -1,7 +1,7 @@
 //! From a task that is prepared to a task that has ended.
 
 use bolthole_broker::error::{TaskError, TaskErrorKind};
-use bolthole_broker::run::{End, Finished, Ready, Retry};
+use bolthole_broker::run::{End, Finished, Ready, Retry, Setback};
 use bolthole_broker::task::TaskKind;
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -252,6 +252,7 @@ impl Core {
             let retry = Retry {
                 task: key.1,
                 generation: flight.ready.generation,
+                setback: Setback::Failed,
                 attempt: flight.attempt,
                 lease: flight.leased.then_some(flight.nonce),
                 delay_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),

@@ -273,7 +273,7 @@ async fn a_delivery_held_for_too_long_is_handed_over() {
     assert!(effects.iter().any(|e| matches!(e, Effect::TakeBack(keys) if *keys == [key(2)])));
     let given = publishes(desk.core.on_taken_back(&[key(2)], late));
     desk.core.on_published(&given[0], true, late);
-    let granted = vec![(leases[0], Leased::Granted { attempt: 1 })];
+    let granted = vec![(leases[0], Leased::Granted { attempt: 1, crashes: None })];
     assert!(acks(&desk.core.on_leased(RUN(), granted, late)).is_empty());
     assert_eq!(acks(&desk.tick(Some((1, late)), late)), [tag]);
 }

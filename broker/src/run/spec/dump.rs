@@ -13,6 +13,7 @@ impl Run {
             segments: segments.collect(),
             outbox: self.outbox.clone(),
             failures: self.failures.iter().map(|(task, count)| (*task, *count)).collect(),
+            suspects: self.suspects.iter().map(|(task, count)| (*task, *count)).collect(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Lease, Run};
 use crate::id::{Incarnation, TaskId};
-use crate::run::{LeaseRequest, Leased, Retried, Retry};
+use crate::run::{LeaseRequest, Leased, Retried, Retry, Setback};
 use crate::state::{StateByte, TaskState};
 
 impl Run {
@@ -30,7 +30,9 @@ impl Run {
         }
         let lease = Lease { holder, nonce: request.nonce, until_ms: now_ms + lease_ms };
         self.leases.insert(request.task, lease);
-        Leased::Granted { attempt: 1 + self.failures.get(&request.task).copied().unwrap_or(0) }
+        let failures = self.failures.get(&request.task).copied().unwrap_or(0);
+        let crashes = self.suspects.get(&request.task).copied();
+        Leased::Granted { attempt: 1 + failures, crashes }
     }
 
     /// Ends the lease of this nonce: the attempt will not be finished, and anyone may have the task
@@ -56,18 +58,24 @@ impl Run {
         matches!(self.lease(&request, holder, now_ms, lease_ms), Leased::Granted { .. })
     }
 
-    /// Counts a failed attempt and says when the next one may start. A compare-and-set on the
-    /// number of attempts: of two that report the same attempt one is stale.
+    /// Counts a failed or crashed attempt and says when the next one may start. A compare-and-set on
+    /// the count: of two that report the same attempt one is stale.
     pub fn retry(&mut self, retry: &Retry, now_ms: u64) -> Retried {
-        let failures = self.failures.get(&retry.task).copied().unwrap_or(0);
+        let crashed = retry.setback == Setback::Crashed;
+        let counts = if crashed { &self.suspects } else { &self.failures };
+        let counted = counts.get(&retry.task).copied().unwrap_or(0);
         let lease = self.leases.get(&retry.task).filter(|lease| lease.until_ms > now_ms);
         let fenced = lease.is_some_and(|lease| retry.lease != Some(lease.nonce));
         let running = self.state.is_running() && self.is_at(retry.task, retry.generation);
-        if !running || failures + 1 != retry.attempt || fenced {
+        if !running || counted + 1 != retry.attempt || fenced {
             return Retried::Stale;
         }
         let at_ms = now_ms + retry.delay_ms;
-        self.failures.insert(retry.task, retry.attempt);
+        let counts = if crashed { &mut self.suspects } else { &mut self.failures };
+        counts.insert(retry.task, retry.attempt);
+        if retry.setback == Setback::Stuck {
+            self.suspects.entry(retry.task).or_default();
+        }
         self.due.insert(retry.task, at_ms);
         self.leases.remove(&retry.task);
         Retried::Due { at_ms }

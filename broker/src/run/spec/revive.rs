@@ -47,6 +47,7 @@ impl Run {
             arena.records.remove(&revive.task.index());
         }
         self.failures.remove(&revive.task);
+        self.suspects.remove(&revive.task);
         self.due.remove(&revive.task);
         self.leases.remove(&revive.task);
         self.finished -= 1;

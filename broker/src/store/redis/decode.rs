@@ -228,13 +228,19 @@ pub(super) fn relocated(mut reader: Reader<'_>) -> Result<Vec<bool>, Error> {
     Ok(out)
 }
 
+/// Says of a task that it is no suspect.
+const NO_SUSPECT: u32 = u32::MAX;
+
 /// `lease`.
 pub(super) fn leased(mut reader: Reader<'_>) -> Result<Vec<Leased>, Error> {
     let mut out = Vec::new();
     while !reader.rest().is_empty() {
         let mut one = Reader::new(reader.take(25, "lease")?);
         out.push(match one.byte("outcome")? {
-            0 => Leased::Granted { attempt: u32(&mut one)? },
+            0 => Leased::Granted {
+                attempt: u32(&mut one)?,
+                crashes: Some(u32(&mut one)?).filter(|crashes| *crashes != NO_SUSPECT),
+            },
             1 => Leased::Taken {
                 holder: Incarnation::from_bytes(one.array("holder")?),
                 nonce: u64(&mut one)?,

@@ -22,13 +22,18 @@ impl Redis {
             let number = text(number)?.parse().map_err(|_| damaged())?;
             segments.insert(number, self.segment(run, number).await?);
         }
-        let mut failures = BTreeMap::new();
-        for (task, count) in self.hash(run, "f").await? {
-            let task = decode::task(&mut Reader::new(&task))?;
-            failures.insert(task, text_of(&count)?.parse().map_err(|_| damaged())?);
-        }
+        let (failures, suspects) = (self.counts(run, "f").await?, self.counts(run, "c").await?);
         let outbox = self.outbox(run).await?.into_iter().collect();
-        Ok(Some(RunDump { status, segments, outbox, failures }))
+        Ok(Some(RunDump { status, segments, outbox, failures, suspects }))
+    }
+
+    async fn counts(&self, run: RunId, key: &str) -> Result<BTreeMap<TaskId, u32>, Error> {
+        let mut counts = BTreeMap::new();
+        for (task, count) in self.hash(run, key).await? {
+            let task = decode::task(&mut Reader::new(&task))?;
+            counts.insert(task, text_of(&count)?.parse().map_err(|_| damaged())?);
+        }
+        Ok(counts)
     }
 
     async fn segment(&self, run: RunId, number: u32) -> Result<SegmentDump, Error> {

@@ -6,7 +6,7 @@ use crate::id::TaskId;
 use crate::locator::Locator;
 use crate::run::{
     Activate, Commit, End, Finished, LeaseRequest, Lost, Mend, Open, OutboxId, Relocation, Retry,
-    Revive, Stage, Tally,
+    Revive, Setback, Stage, Tally,
 };
 use crate::state::{FORWARDED, StateByte, TaskState};
 
@@ -232,6 +232,11 @@ fn record(one: &Finished) -> Option<Vec<u8>> {
 pub(super) fn retry(retry: &Retry) -> Vec<u8> {
     let mut out = task(retry.task).to_vec();
     out.push(retry.generation);
+    out.push(match retry.setback {
+        Setback::Failed => 0,
+        Setback::Stuck => 1,
+        Setback::Crashed => 2,
+    });
     out.extend(retry.attempt.to_be_bytes());
     put_nonce(&mut out, retry.lease);
     out.extend(retry.delay_ms.to_be_bytes());

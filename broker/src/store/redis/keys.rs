@@ -59,6 +59,11 @@ impl Keys {
         format!("{}bh:workers", self.prefix)
     }
 
+    /// The indexes of workers that went without a farewell; the score is when it was noticed.
+    pub(super) fn deaths(&self) -> String {
+        format!("{}bh:wd", self.prefix)
+    }
+
     /// A worker's record, gone when it is not renewed.
     pub(super) fn worker(&self, index: WorkerIndex) -> String {
         format!("{}bh:w:{:06x}", self.prefix, index.get())

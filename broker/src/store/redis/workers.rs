@@ -7,6 +7,7 @@ use redis::Value;
 use super::{Redis, bytes, list, optional_bytes};
 use crate::clock;
 use crate::id::WorkerIndex;
+use crate::limits;
 use crate::store::{Error, WorkerRecord};
 
 impl Redis {
@@ -46,16 +47,27 @@ impl Redis {
     }
 
     async fn note(&self, index: WorkerIndex) -> Result<(), Error> {
-        let mut add = redis::cmd("SADD");
-        add.arg(self.keys.workers()).arg(index.get());
-        self.lanes.ask(&index, &add).await.map(drop)
+        let mut add = redis::pipe();
+        add.cmd("SADD").arg(self.keys.workers()).arg(index.get());
+        add.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
+        self.lanes.ask_all(&index, &add).await.map(drop)
     }
 
     pub(in crate::store) async fn leave(&self, index: WorkerIndex) -> Result<(), Error> {
         let mut remove = redis::pipe();
         remove.cmd("UNLINK").arg(self.keys.worker(index));
         remove.cmd("SREM").arg(self.keys.workers()).arg(index.get());
+        remove.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
         self.lanes.ask_all(&index, &remove).await.map(drop)
+    }
+
+    pub(in crate::store) async fn deaths(&self) -> Result<Vec<WorkerIndex>, Error> {
+        // Notes those that nobody has missed yet.
+        self.workers().await?;
+        let since = clock::unix_ms().saturating_sub(as_millis(limits::DEATH_MEMORY));
+        let mut range = redis::cmd("ZRANGE");
+        range.arg(self.keys.deaths()).arg(since).arg("+inf").arg("BYSCORE");
+        indexes(self.lanes.ask(&0, &range).await?)
     }
 
     pub(in crate::store) async fn worker(
@@ -73,12 +85,7 @@ impl Redis {
     ) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(self.keys.workers());
-        let mut indexes = Vec::new();
-        for member in members_of(self.lanes.ask(&0, &members).await?)? {
-            let text = bytes(member)?;
-            let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-            indexes.extend(number.map(WorkerIndex::new));
-        }
+        let mut indexes = indexes(self.lanes.ask(&0, &members).await?)?;
         indexes.sort_unstable();
         let mut read = redis::pipe();
         for index in &indexes {
@@ -89,29 +96,52 @@ impl Redis {
         }
         let records = self.lanes.ask_all(&0, &read).await?;
         let mut living = Vec::new();
-        let mut dead = redis::cmd("SREM");
-        dead.arg(self.keys.workers());
-        let mut some_dead = false;
+        let mut dead = Vec::new();
         for (index, record) in indexes.iter().zip(records) {
-            if let Some(bytes) = optional_bytes(record)? {
-                living.push((*index, unpack(&bytes)?));
-            } else {
-                dead.arg(index.get());
-                some_dead = true;
+            match optional_bytes(record)? {
+                Some(bytes) => living.push((*index, unpack(&bytes)?)),
+                None => dead.push(*index),
             }
         }
-        if some_dead {
-            self.lanes.ask(&0, &dead).await?;
+        if !dead.is_empty() {
+            self.bury(&dead).await?;
         }
         Ok(living)
     }
+
+    /// Notes that workers went without a farewell. When it was noticed counts, by the clock of who
+    /// has noticed: it only has to be forgotten some day.
+    async fn bury(&self, dead: &[WorkerIndex]) -> Result<(), Error> {
+        let now = clock::unix_ms();
+        let kept = as_millis(limits::DEATH_MEMORY);
+        let mut note = redis::pipe();
+        for index in dead {
+            note.cmd("SREM").arg(self.keys.workers()).arg(index.get());
+            note.cmd("ZADD").arg(self.keys.deaths()).arg(now).arg(index.get());
+        }
+        let old = now.saturating_sub(kept);
+        note.cmd("ZREMRANGEBYSCORE").arg(self.keys.deaths()).arg("-inf").arg(old);
+        note.cmd("PEXPIRE").arg(self.keys.deaths()).arg(kept);
+        self.lanes.ask_all(&0, &note).await.map(drop)
+    }
 }
 
-fn members_of(value: Value) -> Result<Vec<Value>, Error> {
-    match value {
-        Value::Set(values) => Ok(values),
-        other => list(other),
+fn indexes(value: Value) -> Result<Vec<WorkerIndex>, Error> {
+    let members = match value {
+        Value::Set(values) => values,
+        other => list(other)?,
+    };
+    let mut indexes = Vec::with_capacity(members.len());
+    for member in members {
+        let text = bytes(member)?;
+        let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+        indexes.extend(number.map(WorkerIndex::new));
     }
+    Ok(indexes)
+}
+
+fn as_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn millis(hold: Duration) -> String {

@@ -5,7 +5,7 @@ use bolthole_broker::clock;
 use bolthole_broker::id::TaskId;
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::run::{
-    Committed, End, LeaseRequest, Leased, Lost, Ready, Rearmed, Retry, Revive, Revived,
+    Committed, End, LeaseRequest, Leased, Lost, Ready, Rearmed, Retry, Revive, Revived, Setback,
 };
 use bolthole_broker::state::{RunState, StateByte, TaskState};
 use bolthole_broker::store::Store;
@@ -34,7 +34,14 @@ pub async fn taken_up_again(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::tolerant_chain(store, 4).await?;
     let run = sample.run;
     store.commit(run, &sample.finish(&[0])).await?;
-    let retry = Retry { task: task(1), generation: 0, attempt: 1, lease: None, delay_ms: 0 };
+    let retry = Retry {
+        task: task(1),
+        generation: 0,
+        setback: Setback::Stuck,
+        attempt: 1,
+        lease: None,
+        delay_ms: 0,
+    };
     store.retry(run, &retry).await?;
     store.commit(run, &sample.commit(&[(1, failed())], 1)).await?;
     ensure!(store.revive(run, &[revive(1, 0)]).await? == [Revived::NotEnded]);
@@ -72,7 +79,7 @@ pub async fn taken_up_again(store: &Store) -> anyhow::Result<()> {
     ensure!(matches!(late, Committed::Superseded(_)), "of generation 0: {late:?}");
     let ask = [LeaseRequest { task: task(1), generation: 1, nonce: 1, over: None }];
     let leased = store.lease(run, clock::new_incarnation(), WORKER_LEASE, &ask).await?;
-    ensure!(leased == [Leased::Granted { attempt: 1 }], "{leased:?}");
+    ensure!(leased == [Leased::Granted { attempt: 1, crashes: None }], "{leased:?}");
     for (index, sequence) in (0..4).zip(4..) {
         let mut commit = sample.commit(&[(index, done())], sequence);
         (commit.finished[0].generation, commit.finished[0].lease) = (1, Some(1));

@@ -176,8 +176,12 @@ pub async fn workers(store: &Store) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     timeout(PATIENCE, run_out).await.context("the record did not run out")??;
+    ensure!(store.deaths().await?.contains(&first), "it went without a farewell");
     ensure!(!store.beat(first, &record, limits::WORKER_LEASE).await?, "its record had run out");
+    let dead = store.deaths().await?;
+    ensure!(![first, second].iter().any(|index| dead.contains(index)), "it has come back");
     store.leave(first).await?;
+    ensure!(!store.deaths().await?.contains(&first), "it said that it goes");
     ensure!(store.worker(first).await?.is_none());
     ensure!(!store.beat(first, &record, limits::WORKER_LEASE).await?, "its record had gone");
     for index in [first, second] {

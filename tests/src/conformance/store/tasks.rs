@@ -10,7 +10,7 @@ use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{
     Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Relocation,
-    Retried, Retry, Stage,
+    Retried, Retry, Setback, Stage,
 };
 use bolthole_broker::state::{PINNED, RunState, TaskState};
 use bolthole_broker::store::{Error, Store};
@@ -111,7 +111,7 @@ pub async fn leases(store: &Store) -> anyhow::Result<()> {
     let run = sample.run;
     let (mine, yours) = (clock::new_incarnation(), clock::new_incarnation());
     let ask = |nonce, over| [LeaseRequest { task: task(0), generation: 0, nonce, over }];
-    let granted = [Leased::Granted { attempt: 1 }];
+    let granted = [Leased::Granted { attempt: 1, crashes: None }];
     ensure!(store.lease(run, mine, WORKER_LEASE, &ask(u64::MAX, None)).await? == granted);
     ensure!(
         store.lease(run, mine, WORKER_LEASE, &ask(u64::MAX, None)).await? == granted,
@@ -149,8 +149,14 @@ pub async fn leases(store: &Store) -> anyhow::Result<()> {
 pub async fn retries(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 2).await?;
     let run = sample.run;
-    let retry =
-        |attempt, delay_ms| Retry { task: task(0), generation: 0, attempt, lease: None, delay_ms };
+    let retry = |attempt, delay_ms| Retry {
+        task: task(0),
+        generation: 0,
+        setback: Setback::Failed,
+        attempt,
+        lease: None,
+        delay_ms,
+    };
     let first = store.retry(run, &retry(1, 600_000)).await?;
     let Retried::Due { at_ms } = first else { anyhow::bail!("{first:?}") };
     ensure!(store.retry(run, &retry(1, 0)).await? == Retried::Stale);
@@ -159,9 +165,49 @@ pub async fn retries(store: &Store) -> anyhow::Result<()> {
     let owner = clock::new_incarnation();
     ensure!(store.lease(run, owner, WORKER_LEASE, &ask).await? == [Leased::NotDue { at_ms }]);
     ensure!(matches!(store.retry(run, &retry(2, 0)).await?, Retried::Due { .. }));
-    ensure!(store.lease(run, owner, WORKER_LEASE, &ask).await? == [Leased::Granted { attempt: 3 }]);
+    let granted = Leased::Granted { attempt: 3, crashes: None };
+    ensure!(store.lease(run, owner, WORKER_LEASE, &ask).await? == [granted]);
     let status = store.inspect(run, &[task(0)]).await?.remove(0).context("no task")?;
     ensure!(status.failures == 2);
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// Crashes are counted apart from failures, by the holder of the lease alone; who was stuck or has
+/// crashed is a suspect.
+pub async fn suspects(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    let (owner, other) = (clock::new_incarnation(), clock::new_incarnation());
+    let ask = |nonce| [LeaseRequest { task: task(0), generation: 0, nonce, over: None }];
+    let retry = |setback, attempt, lease| Retry {
+        task: task(0),
+        generation: 0,
+        setback,
+        attempt,
+        lease: Some(lease),
+        delay_ms: 0,
+    };
+    let crash = |attempt, lease| retry(Setback::Crashed, attempt, lease);
+    let due = |reply| matches!(reply, Retried::Due { .. });
+    store.lease(run, owner, WORKER_LEASE, &ask(1)).await?;
+    ensure!(store.retry(run, &crash(1, 2)).await? == Retried::Stale, "of another attempt");
+    ensure!(store.retry(run, &crash(2, 1)).await? == Retried::Stale, "the first comes first");
+    ensure!(due(store.retry(run, &crash(1, 1)).await?));
+    let granted = [Leased::Granted { attempt: 1, crashes: Some(1) }];
+    ensure!(store.lease(run, other, WORKER_LEASE, &ask(2)).await? == granted, "the lease went");
+    ensure!(store.retry(run, &crash(1, 1)).await? == Retried::Stale, "counted once");
+    ensure!(due(store.retry(run, &crash(2, 2)).await?));
+    ensure!(due(store.retry(run, &retry(Setback::Stuck, 1, 3)).await?));
+    let granted = [Leased::Granted { attempt: 2, crashes: Some(2) }];
+    ensure!(store.lease(run, owner, WORKER_LEASE, &ask(3)).await? == granted);
+    store.purge(run).await?;
+
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    ensure!(due(store.retry(run, &retry(Setback::Stuck, 1, 1)).await?));
+    let granted = [Leased::Granted { attempt: 2, crashes: Some(0) }];
+    ensure!(store.lease(run, owner, WORKER_LEASE, &ask(1)).await? == granted);
     store.purge(run).await?;
     Ok(())
 }
@@ -269,7 +315,7 @@ pub async fn given_back(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 1).await?;
     let (run, leaver, heir) = (sample.run, clock::new_incarnation(), clock::new_incarnation());
     let lease = |nonce| [LeaseRequest { task: task(0), generation: 0, nonce, over: None }];
-    let granted = [Leased::Granted { attempt: 1 }];
+    let granted = [Leased::Granted { attempt: 1, crashes: None }];
     ensure!(store.lease(run, leaver, WORKER_LEASE, &lease(1)).await? == granted);
     store.unlease(run, &[(task(0), 2)]).await?;
     let taken = [Leased::Taken { holder: leaver, nonce: 1 }];

@@ -15,9 +15,11 @@ local function note_attempts(r)
   end
 end
 
+local NO_SUSPECT = 4294967295
+
 -- lease: 1 holder 16, lease_ms u64; 2 requests (task 6, generation u8, over u8, nonce 8, over 8)*.
--- Answers 0 and for each 25 bytes: 0 granted, attempt u32 | 1 taken, holder 16, nonce 8 | 2 over |
--- 3 not due, at_ms u64.
+-- Answers 0 and for each 25 bytes: 0 granted, attempt u32, crashes of a suspect u32 or none
+-- (all ones) | 1 taken, holder 16, nonce 8 | 2 over | 3 not due, at_ms u64.
 local function lease_one(r, holder, until_ms, now, request, p)
   local k, i, generation, over, nonce, old = take('>I4I2BBc8c8', request, p)
   if not is_running(r) or not is_at(r, k, i, generation) then return '\2' end
@@ -30,13 +32,15 @@ local function lease_one(r, holder, until_ms, now, request, p)
     if current ~= nonce and not (over == 1 and current == old) then return '\1' .. sub(lease, 1, 24) end
   end
   redis.call('HSET', r.prefix .. 'l', task, holder .. nonce .. pack('>I8', until_ms))
-  return '\0' .. pack('>I4', 1 + (redis.call('HGET', r.prefix .. 'f', task) or 0))
+  local failures = redis.call('HGET', r.prefix .. 'f', task) or 0
+  local crashes = redis.call('HGET', r.prefix .. 'c', task) or NO_SUSPECT
+  return '\0' .. pack('>I4I4', 1 + failures, crashes)
 end
 
 define('lease', {'allow-oom'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
-  for _, key in ipairs{'l', 'f'} do redis.call('HLEN', r.prefix .. key) end
+  for _, key in ipairs{'l', 'f', 'c'} do redis.call('HLEN', r.prefix .. key) end
   redis.call('ZCARD', r.prefix .. 'q')
   for p = 1, #args[2], 24 do load_arena(r, (take('>I4', args[2], p))) end
   local now = now_ms()
@@ -62,23 +66,26 @@ define('unlease', {'allow-oom'}, function(keys, args)
   return '\0'
 end)
 
--- retry: 1 task 6, generation u8, attempt u32, leased u8, nonce 8, delay_ms u64. Answers 0 at_ms
--- u64 | 3 stale.
+-- retry: 1 task 6, generation u8, setback u8 (0 failed | 1 stuck | 2 crashed), attempt u32, leased u8,
+-- nonce 8, delay_ms u64. Answers 0 at_ms u64 | 3 stale.
 define('retry', {'allow-oom'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
-  local k, i, generation, attempt, leased, nonce, delay = take('>I4I2BI4Bc8I8', args[1])
+  local k, i, generation, setback, attempt, leased, nonce, delay = take('>I4I2BBI4Bc8I8', args[1])
   local task = sub(args[1], 1, 6)
+  local counts = r.prefix .. (setback == 2 and 'c' or 'f')
   redis.call('ZCARD', r.prefix .. 'q')
-  local failures = redis.call('HGET', r.prefix .. 'f', task) or 0
-  if not is_running(r) or not is_at(r, k, i, generation) or failures + 1 ~= attempt then return '\3' end
+  redis.call('HLEN', r.prefix .. 'c')
+  local counted = redis.call('HGET', counts, task) or 0
+  if not is_running(r) or not is_at(r, k, i, generation) or counted + 1 ~= attempt then return '\3' end
   local now = now_ms()
   local lease = redis.call('HGET', r.prefix .. 'l', task)
   if lease and take('>I8', lease, 25) > now and not (leased == 1 and sub(lease, 17, 24) == nonce) then
     return '\3'
   end
   note_attempts(r)
-  redis.call('HSET', r.prefix .. 'f', task, attempt)
+  redis.call('HSET', counts, task, attempt)
+  if setback == 1 then redis.call('HSETNX', r.prefix .. 'c', task, 0) end
   redis.call('ZADD', r.prefix .. 'q', now + delay, task)
   redis.call('HDEL', r.prefix .. 'l', task)
   return '\0' .. pack('>I8', now + delay)

@@ -9,7 +9,8 @@
 --   d:<k>:<c> descriptor chunk          r:<k>:<index / 64> hash: index -> value, record or error
 --   x:<k>    hash: index -> consumers in later segments, 6 bytes each
 --   o        hash: owner:sequence -> ready (see `put_ready`)
---   l q f    leases (hash), due times (zset), failed attempts (hash), by task of 6 bytes
+--   l q f c  leases (hash), due times (zset), failed attempts (hash), suspects with their crashes
+--            (hash), by task of 6 bytes
 --   e        stream of events           bs, b:<hex>  blobs: lengths of the whole ones, bytes
 -- A function checks everything before its first write: an error midway would not be undone. It
 -- answers with a string, first a code: 0 done, 1 no such run, 2 refused by the run's state (which

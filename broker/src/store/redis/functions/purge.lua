@@ -26,6 +26,6 @@ define('purge', {'allow-oom'}, function(keys, args)
   if not blobs.err then
     for _, digest in ipairs(blobs) do call('UNLINK', p .. 'b:' .. digest) end
   end
-  for _, key in ipairs{'m', 's', 'o', 'l', 'q', 'f', 'e', 'k', 'bs', 'h'} do call('UNLINK', p .. key) end
+  for _, key in ipairs{'m', 's', 'o', 'l', 'q', 'f', 'c', 'e', 'k', 'bs', 'h'} do call('UNLINK', p .. key) end
   return '\0'
 end)

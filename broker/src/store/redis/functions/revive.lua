@@ -25,7 +25,9 @@ local function revive_one(r, one)
   put_word(a, a.pend, i, pending)
   redis.call('SETRANGE', a.key, a.loc + 8 * i, NONE)
   redis.pcall('HDEL', bucket(r, a.k, i), i)
-  if r.attempts == 1 then redis.call('HDEL', r.prefix .. 'f', one.task) end
+  if r.attempts == 1 then
+    for _, key in ipairs{'f', 'c'} do redis.call('HDEL', r.prefix .. key, one.task) end
+  end
   r.finished = r.finished - 1
   if state == 2 then r.failed = r.failed - 1 end
   return 0, pending
@@ -34,7 +36,7 @@ end
 define('revive', {'allow-oom'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
-  redis.call('HLEN', r.prefix .. 'f')
+  for _, key in ipairs{'f', 'c'} do redis.call('HLEN', r.prefix .. key) end
   local all = {}
   for n, arg in ipairs(args) do
     local k, i, generation, inputs, successors, p = take('>I4I2BI4I4', arg)

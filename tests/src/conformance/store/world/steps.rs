@@ -4,7 +4,9 @@ use anyhow::ensure;
 use bolthole_broker::id::{TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::Locator;
-use bolthole_broker::run::{End, LeaseRequest, Leased, Lost, Relocation, Retried, Retry, Revive};
+use bolthole_broker::run::{
+    End, LeaseRequest, Leased, Lost, Relocation, Retried, Retry, Revive, Setback,
+};
 use bolthole_broker::state::TaskState;
 
 use super::{World, digest_of, held_record, index};
@@ -162,6 +164,7 @@ impl World {
         let retry = Retry {
             task,
             generation,
+            setback: [Setback::Failed, Setback::Stuck, Setback::Crashed][self.draw.below(3)],
             attempt: 1 + u32::try_from(self.draw.below(3))?,
             lease: if self.draw.one_in(2) { Some(self.draw.bits() % 3) } else { None },
             // Never due, or long due: nothing depends on which clock is ahead.
