@@ -6,6 +6,7 @@
 //! - `link`: one connection to one peer, shared by all who fetch from it
 //! - [`fetch`]: the [`Fetcher`]: links by peer, batches, the receive budget
 //! - [`budget`]: how many bytes may be on their way at once
+//! - [`ports`]: data ports in memory, for simulations
 //!
 //! The serving half is the worker's. After the handshake the bytes travel in the clear: what is
 //! fetched is checked against the digest that the store holds, so it cannot be forged, but it can
@@ -16,9 +17,11 @@ pub mod budget;
 pub mod fetch;
 pub mod frame;
 mod link;
+pub mod ports;
 pub mod wire;
 
 pub use auth::{ClusterSecret, EmptySecret, HandoffKey};
 pub use budget::Budget;
 pub use fetch::{FetchError, Fetcher, Peer, Pushed, Want};
 pub use frame::{Digest, Frame};
+pub use ports::{Port, Ports};

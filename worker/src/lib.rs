@@ -13,6 +13,7 @@
 //! | `commit` | commits whose reply may have been lost |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
 //! | `values`, [`hold`], [`serve`], [`memory`] | results that are here, on disk, for peers |
+//! | `tasks`, [`simulate`] | where the futures of a worker run; a worker in a simulation |
 //! | `pulse`, [`health`], [`metrics`] | what operators ask |
 
 #![cfg_attr(
@@ -42,8 +43,10 @@ mod pulse;
 mod reconcile;
 pub mod serve;
 mod shell;
+pub mod simulate;
 mod slots;
 mod spawn;
+mod tasks;
 mod values;
 mod worker;
 

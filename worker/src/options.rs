@@ -9,6 +9,8 @@ use bolthole_broker::handoff::ClusterSecret;
 use bolthole_broker::limits;
 use bolthole_broker::task::DEFAULT_QUEUE;
 
+use crate::simulate::Simulated;
+
 /// Everything about a worker that is not its tasks or its servers.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -40,6 +42,8 @@ pub struct Options {
     pub reconcile: Option<Duration>,
     /// Where health and metrics are served.
     pub health: Option<SocketAddr>,
+    /// In a simulation: its place there. It opens no socket then and starts no thread.
+    pub simulated: Option<Simulated>,
 }
 
 impl Default for Options {
@@ -56,6 +60,7 @@ impl Default for Options {
             lease: limits::WORKER_LEASE,
             reconcile: None,
             health: None,
+            simulated: None,
         }
     }
 }

@@ -16,7 +16,6 @@ use bolthole_broker::run::{Commit, Committed, End, LeaseRequest, Leased, OutboxI
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::core::{Core, Effect, Publish};
 use crate::flight::{Key, Prepared, Wanted};
@@ -26,6 +25,7 @@ use crate::presence::InFlight;
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::slots::Slots;
+use crate::tasks::Tasks;
 
 mod requests;
 
@@ -58,7 +58,7 @@ pub(crate) struct Shell {
     me: Incarnation,
     answers: mpsc::Sender<Answer>,
     inbox: mpsc::Receiver<Answer>,
-    tracker: TaskTracker,
+    tracker: Tasks,
 }
 
 impl Shell {
@@ -72,10 +72,10 @@ impl Shell {
         in_flight: InFlight,
         pulse: Pulse,
         me: Incarnation,
+        tracker: Tasks,
     ) -> Self {
         let (answers, inbox) = mpsc::channel(ANSWERS_MAX);
         let settler = consumer.settler();
-        let tracker = TaskTracker::new();
         Self {
             core,
             slots,

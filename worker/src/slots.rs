@@ -1,7 +1,8 @@
 //! Slots: threads that run the bodies of tasks. User code runs here and nowhere else.
 //!
 //! `fn` bodies run on the slot's thread; `async fn` bodies are driven by it, with the worker's
-//! runtime for user code behind them. A panic is the end of that attempt, not of the slot.
+//! runtime for user code behind them. A panic is the end of that attempt, not of the slot. In a
+//! simulation slots are futures instead: see `driven`.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -10,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 
-use bolthole_broker::call::Outcome;
+use bolthole_broker::call::{Outcome, Value};
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::failpoint::{self, Point};
+use bolthole_broker::graph::Captured;
 use bolthole_broker::registry::Body;
 use bolthole_broker::task::TaskKind;
 use tokio::runtime::Handle;
@@ -21,12 +23,14 @@ use tokio::time::Instant;
 
 use crate::core::OnSlot;
 use crate::flight::{Ended, Finish, Key, Runnable};
-use crate::spawn::Spawner;
+use crate::spawn::{Spawned, Spawner};
 use crate::values::Values;
 
 mod bench;
+mod driven;
 
 use bench::Bench;
+pub(crate) use driven::Driven;
 
 /// Slots, and the bench of tasks that wait for one.
 #[derive(Clone)]
@@ -44,16 +48,21 @@ struct Shared {
     spawner: Spawner,
     /// Where `async fn` bodies find timers and sockets.
     user: Handle,
+    /// In a simulation: how slots are driven, in place of threads.
+    driven: Option<Driven>,
+    /// As `work`, for slots that are driven.
+    driven_work: Notify,
 }
 
 impl Slots {
-    /// Starts `count` threads.
+    /// Starts `count` slots: threads, unless they are `driven`.
     pub(crate) fn start(
         count: usize,
         resources: BTreeMap<String, u32>,
         values: Arc<Values>,
         spawner: Spawner,
         user: Handle,
+        driven: Option<Driven>,
     ) -> std::io::Result<Self> {
         install_panic_hook();
         let shared = Arc::new(Shared {
@@ -64,6 +73,8 @@ impl Slots {
             values,
             spawner,
             user,
+            driven,
+            driven_work: Notify::new(),
         });
         let slots = Self { shared };
         for _ in 0..count {
@@ -72,7 +83,7 @@ impl Slots {
         Ok(slots)
     }
 
-    /// One more thread.
+    /// One more slot.
     fn add(&self) -> std::io::Result<()> {
         let number = {
             let mut bench = self.shared.bench();
@@ -81,6 +92,10 @@ impl Slots {
             bench.next_slot
         };
         let shared = Arc::clone(&self.shared);
+        if let Some(driven) = &self.shared.driven {
+            driven.tasks.spawn(shared.drive(number));
+            return Ok(());
+        }
         let started = thread::Builder::new()
             .name(format!("bolthole-slot-{number}"))
             .spawn(move || shared.work_off(number));
@@ -107,17 +122,17 @@ impl Slots {
     /// One task at a time from now on, or as many as there are slots again.
     pub(crate) fn throttle(&self, on: bool) {
         self.shared.bench().throttled = on;
-        self.shared.work.notify_all();
+        self.shared.wake_all();
     }
 
     /// Puts tasks on the bench.
     pub(crate) fn push(&self, tasks: Vec<Runnable>) {
         let one = tasks.len() == 1;
         self.shared.bench().extend(tasks);
-        if one {
+        if one && self.shared.driven.is_none() {
             self.shared.work.notify_one();
         } else {
-            self.shared.work.notify_all();
+            self.shared.wake_all();
         }
     }
 
@@ -154,13 +169,18 @@ impl Slots {
     /// No more tasks: threads end when they come back.
     pub(crate) fn close(&self) {
         self.shared.bench().closed = true;
-        self.shared.work.notify_all();
+        self.shared.wake_all();
     }
 }
 
 impl Shared {
     fn bench(&self) -> MutexGuard<'_, Bench> {
         self.bench.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        self.work.notify_all();
+        self.driven_work.notify_waiters();
     }
 
     /// The life of a slot's thread.
@@ -170,27 +190,31 @@ impl Shared {
             let (key, nonce) = (runnable.key, runnable.nonce);
             let (ended, spawn) = self.run(&runnable);
             let took = began.elapsed();
-            let finish = Finish { key, nonce, ended, spawn, took };
             drop(runnable);
-            let replaced = self.free(number);
-            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.push(finish);
-            let first = done.len() == 1;
-            drop(done);
-            if first {
-                self.finished.notify_one();
-            }
-            if replaced {
+            if self.finish(number, Finish { key, nonce, ended, spawn, took }) {
                 return;
             }
         }
+    }
+
+    /// Frees the slot and tells of the end of its attempt; true when another slot has its place.
+    fn finish(&self, number: usize, finish: Finish) -> bool {
+        let replaced = self.free(number);
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.push(finish);
+        let first = done.len() == 1;
+        drop(done);
+        if first {
+            self.finished.notify_one();
+        }
+        replaced
     }
 
     /// The slot's attempt has ended; true when another thread has its place.
     fn free(&self, number: usize) -> bool {
         let ended = self.bench().give_back(number);
         if ended.awaited {
-            self.work.notify_all();
+            self.wake_all();
         }
         ended.replaced
     }
@@ -211,9 +235,9 @@ impl Shared {
     }
 
     /// Runs one attempt to its end, whatever that is.
-    fn run(&self, runnable: &Runnable) -> (Ended, Option<crate::spawn::Spawned>) {
+    fn run(&self, runnable: &Runnable) -> (Ended, Option<Spawned>) {
         if runnable.cancel.is_cancelled() {
-            return cancelled();
+            return (cancelled(), None);
         }
         failpoint::hit(Point::RunMid);
         let _user = self.user.enter();
@@ -225,62 +249,88 @@ impl Shared {
                 self.user.block_on(body)
             }
         }));
-        let Some(outcome) = outcome.transpose() else { return cancelled() };
-        match outcome {
-            Ok(Outcome::Done(value)) => {
-                let effect = runnable.info.class().kind == TaskKind::Effect;
-                let generation = runnable.ready.generation;
-                let submitted = runnable.call.ctx.take_submitted();
-                let spawn = if submitted.is_empty() {
-                    None
-                } else {
-                    match self.spawner.stage(runnable.key.0, submitted, None) {
-                        Ok((spawned, _)) => Some(spawned),
-                        Err(error) => return (error.into(), None),
-                    }
-                };
-                match self.values.keep(runnable.key, generation, runnable.nonce, value, effect) {
-                    Ok(kept) => {
-                        failpoint::hit(Point::ResultStored);
-                        (Ended::Done(kept), spawn)
-                    }
-                    Err(error) => {
-                        (failed(TaskErrorKind::Unusable, &error.to_string(), false), None)
-                    }
-                }
+        let Some(outcome) = outcome.transpose() else { return (cancelled(), None) };
+        match Returned::of(runnable, outcome) {
+            Err(ended) => (ended, None),
+            Ok(returned) if returned.is_plain() => (self.keep(runnable, returned.value), None),
+            Ok(returned) => self.spawner.io.block_on(self.stage(runnable, returned)),
+        }
+    }
+
+    /// Stages what an attempt has submitted, then keeps its result.
+    async fn stage(&self, runnable: &Runnable, returned: Returned) -> (Ended, Option<Spawned>) {
+        let Returned { value, forwarded, submitted } = returned;
+        let forwards = forwarded.is_some();
+        match self.spawner.stage(runnable.key.0, submitted, forwarded).await {
+            Ok((spawned, Some(to))) if forwards => (Ended::Forwarded(to), Some(spawned)),
+            Ok(_) if forwards => {
+                let message = "the task returned a graph without a result";
+                (failed(TaskErrorKind::Unusable, message, false), None)
             }
-            Ok(Outcome::Forwarded(captured)) => {
-                let submitted = runnable.call.ctx.take_submitted();
-                match self.spawner.stage(runnable.key.0, submitted, Some(*captured)) {
-                    Ok((spawned, Some(to))) => (Ended::Forwarded(to), Some(spawned)),
-                    Ok((_, None)) => {
-                        let message = "the task returned a graph without a result";
-                        (failed(TaskErrorKind::Unusable, message, false), None)
-                    }
-                    Err(error) => (error.into(), None),
-                }
+            Ok((spawned, _)) => match self.keep(runnable, value) {
+                done @ Ended::Done(_) => (done, Some(spawned)),
+                unusable => (unusable, None),
+            },
+            Err(error) => (error.into(), None),
+        }
+    }
+
+    /// Keeps the result of an attempt, until its commit.
+    fn keep(&self, runnable: &Runnable, value: Option<Value>) -> Ended {
+        let effect = runnable.info.class().kind == TaskKind::Effect;
+        let generation = runnable.ready.generation;
+        let Some(value) = value else {
+            return failed(TaskErrorKind::Unusable, "the task returned nothing", false);
+        };
+        match self.values.keep(runnable.key, generation, runnable.nonce, value, effect) {
+            Ok(kept) => {
+                failpoint::hit(Point::ResultStored);
+                Ended::Done(kept)
             }
+            Err(error) => failed(TaskErrorKind::Unusable, &error.to_string(), false),
+        }
+    }
+}
+
+/// What a body has returned and submitted.
+struct Returned {
+    value: Option<Value>,
+    forwarded: Option<Captured>,
+    submitted: Vec<Captured>,
+}
+
+impl Returned {
+    /// Of a body that ended like this; without a result, how the attempt has ended.
+    fn of(runnable: &Runnable, outcome: thread::Result<Outcome>) -> Result<Self, Ended> {
+        let (value, forwarded) = match outcome {
+            Ok(Outcome::Done(value)) => (Some(value), None),
+            Ok(Outcome::Forwarded(captured)) => (None, Some(*captured)),
             Ok(Outcome::Failed(failure)) => {
-                let ended = Ended::Failed {
+                return Err(Ended::Failed {
                     kind: TaskErrorKind::User,
                     chain: failure.chain,
                     backtrace: None,
                     encoded: failure.encoded,
                     retryable: true,
-                };
-                (ended, None)
+                });
             }
             Ok(Outcome::Unusable(message)) => {
-                (failed(TaskErrorKind::Unusable, &message, false), None)
+                return Err(failed(TaskErrorKind::Unusable, &message, false));
             }
-            Err(panic) => (panicked(panic.as_ref()), None),
-        }
+            Err(panic) => return Err(panicked(panic.as_ref())),
+        };
+        Ok(Self { value, forwarded, submitted: runnable.call.ctx.take_submitted() })
+    }
+
+    /// Whether nothing has to be staged.
+    fn is_plain(&self) -> bool {
+        self.forwarded.is_none() && self.submitted.is_empty()
     }
 }
 
 /// The end of an attempt that was cancelled: nobody hears of it.
-fn cancelled() -> (Ended, Option<crate::spawn::Spawned>) {
-    (failed(TaskErrorKind::Cancelled, "it was cancelled", false), None)
+fn cancelled() -> Ended {
+    failed(TaskErrorKind::Cancelled, "it was cancelled", false)
 }
 
 /// The end of an attempt that failed with `message`.
@@ -310,11 +360,15 @@ fn install_panic_hook() {
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            if driven::is_in_body() {
+                // Backtraces are slow, and a simulation has many of them.
+                return LAST_PANIC.set(Some(format!("at {place}")));
+            }
             let on_slot = thread::current().name().is_some_and(|n| n.starts_with("bolthole-slot-"));
             if !on_slot {
                 return before(info);
             }
-            let place = info.location().map(ToString::to_string).unwrap_or_default();
             let trace = std::backtrace::Backtrace::force_capture();
             LAST_PANIC.set(Some(format!("at {place}\n{trace}")));
         }));

@@ -15,7 +15,7 @@ use crate::slots::failed;
 /// A staged segment: its number and content.
 pub(crate) type Spawned = (u32, SegmentDigest);
 
-/// Stages what tasks submit. Called from slots, which may wait.
+/// Stages what tasks submit. Slots wait for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Spawner {
     pub(crate) store: Store,
@@ -49,7 +49,7 @@ impl From<SpawnError> for Ended {
 
 impl Spawner {
     /// Stages `submitted`, and `forwarded`, whose output is the task that the attempt hands on.
-    pub(crate) fn stage(
+    pub(crate) async fn stage(
         &self,
         run: RunId,
         submitted: Vec<Captured>,
@@ -69,34 +69,31 @@ impl Spawner {
         let blobs = plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
         let mut blobs: Vec<_> = blobs.collect();
         blobs.sort_unstable_by_key(|(digest, _)| *digest);
-        self.io.block_on(async {
-            for (digest, bytes) in blobs {
-                self.store.put_blob(run, digest, bytes).await.map_err(SpawnError::Store)?;
-            }
-            let number = self.store.reserve(run).await.map_err(SpawnError::Store)?;
-            let mut cut = plan.cut(number);
-            let segment =
-                cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
-            let Some(segment) = segment else {
-                return Err(SpawnError::Graph("there are none".to_owned()));
-            };
-            let more = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
-            if more.is_some() {
-                let reason = "they are more than fit into one segment; submit fewer from one task";
-                return Err(SpawnError::Graph(reason.to_owned()));
-            }
-            let output = plan.outputs.first().and_then(|place| cut.id(*place)).filter(|_| forwards);
-            let stage = Stage {
-                segment: segment.number,
-                digest: segment.digest,
-                pending: segment.pending,
-                // Nobody has a handle of them.
-                consumers: segment.consumers.iter().map(|count| count & !PINNED).collect(),
-                chunks: segment.chunks,
-            };
-            self.store.stage(run, &stage).await.map_err(SpawnError::Store)?;
-            Ok(((stage.segment, stage.digest), output))
-        })
+        for (digest, bytes) in blobs {
+            self.store.put_blob(run, digest, bytes).await.map_err(SpawnError::Store)?;
+        }
+        let number = self.store.reserve(run).await.map_err(SpawnError::Store)?;
+        let mut cut = plan.cut(number);
+        let segment = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
+        let Some(segment) = segment else {
+            return Err(SpawnError::Graph("there are none".to_owned()));
+        };
+        let more = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
+        if more.is_some() {
+            let reason = "they are more than fit into one segment; submit fewer from one task";
+            return Err(SpawnError::Graph(reason.to_owned()));
+        }
+        let output = plan.outputs.first().and_then(|place| cut.id(*place)).filter(|_| forwards);
+        let stage = Stage {
+            segment: segment.number,
+            digest: segment.digest,
+            pending: segment.pending,
+            // Nobody has a handle of them.
+            consumers: segment.consumers.iter().map(|count| count & !PINNED).collect(),
+            chunks: segment.chunks,
+        };
+        self.store.stage(run, &stage).await.map_err(SpawnError::Store)?;
+        Ok(((stage.segment, stage.digest), output))
     }
 }
 

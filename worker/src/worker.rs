@@ -17,7 +17,6 @@ use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{RwLock, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::core::{Core, Identity};
 use crate::health::Health;
@@ -33,8 +32,10 @@ use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::serve::{ServeError, ServeOptions, Server};
 use crate::shell::Shell;
-use crate::slots::Slots;
+use crate::simulate::SimulatedPort;
+use crate::slots::{Driven, Slots};
 use crate::spawn::Spawner;
+use crate::tasks::Tasks;
 use crate::values::Values;
 
 /// Share of the memory limit that results on their way here may take.
@@ -78,7 +79,7 @@ pub struct Worker {
     drain: watch::Sender<bool>,
     drained: watch::Receiver<bool>,
     stop: CancellationToken,
-    tracker: TaskTracker,
+    tasks: Tasks,
     /// Ends with the worker; taken down without waiting for bodies that are stuck.
     user: Option<Runtime>,
 }
@@ -105,7 +106,7 @@ impl Worker {
         let spill_dir = options.spill_dir.clone();
         let memory_bytes = options.memory_bytes;
         let held = Held::open(HoldOptions { memory_bytes, spill_dir, incarnation }).await?;
-        let (address, server) = open_port(&options, incarnation, &held).await?;
+        let (address, port) = open_port(&options, incarnation, &held).await?;
         let record = WorkerRecord {
             incarnation,
             address: address.clone(),
@@ -131,14 +132,22 @@ impl Worker {
             in_flight: InFlight::default(),
             pulse: Pulse::new(held.clone()),
         };
-        let user = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("bolthole-user")
-            .enable_all()
-            .build()?;
+        // A simulation has one runtime for everything.
+        let user = match options.simulated {
+            Some(_) => None,
+            None => Some(
+                Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .thread_name("bolthole-user")
+                    .enable_all()
+                    .build()?,
+            ),
+        };
+        let bodies = user.as_ref().map_or_else(Handle::current, |user| user.handle().clone());
         let (drain, drain_asked) = watch::channel(false);
         let (drained_tell, drained) = watch::channel(false);
-        let tracker = TaskTracker::new();
+        let tasks =
+            Tasks::new(options.simulated.as_ref().map(|simulated| simulated.process.clone()));
         let health = match options.health {
             Some(bind) => {
                 let (pulse, metrics) = (parts.pulse.clone(), parts.pulse.metrics.clone());
@@ -147,14 +156,13 @@ impl Worker {
             None => None,
         };
         let publisher = parts.publisher();
-        let shell = parts.shell(&options, registry, states, queues, &publisher, user.handle())?;
-        tracker.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
-        parts.look_after(&tracker, record, publisher, server, options.reconcile);
-        tracker.close();
+        let shell = parts.shell(&options, registry, states, queues, &publisher, bodies, &tasks)?;
+        tasks.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
+        parts.look_after(&tasks, record, publisher, port, options.reconcile);
+        tasks.close();
         tracing::info!(%index, %address, slots = options.slots, "worker started");
         let stop = parts.stop;
-        let user = Some(user);
-        Ok(Self { index, incarnation, address, held, health, drain, drained, stop, tracker, user })
+        Ok(Self { index, incarnation, address, held, health, drain, drained, stop, tasks, user })
     }
 
     /// The worker's index in locators.
@@ -195,7 +203,7 @@ impl Worker {
     /// Stops at once: what is not committed is run again by others.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        self.tracker.wait().await;
+        self.tasks.wait().await;
         self.held.close().await;
         if let Some(health) = self.health.take() {
             health.shutdown().await;
@@ -249,14 +257,18 @@ impl Parts {
         states: States,
         queues: Vec<QueueName>,
         publisher: &Arc<Publisher>,
-        user: &Handle,
+        bodies: Handle,
+        tasks: &Tasks,
     ) -> Result<Shell, StartError> {
         let served: HashSet<String> = options.queues.iter().cloned().collect();
         let receive = (options.memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
         let inputs = Inputs {
             store: self.store.clone(),
             values: Arc::clone(&self.values),
-            fetcher: Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
+            fetcher: match &options.simulated {
+                Some(simulated) => Fetcher::simulated(simulated.ports.clone()),
+                None => Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
+            },
             me: self.index,
             gates: Gates::default(),
         };
@@ -287,8 +299,13 @@ impl Parts {
         });
         let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
         let values = Arc::clone(&self.values);
-        let slots =
-            Slots::start(options.slots, options.resources.clone(), values, spawner, user.clone())?;
+        let driven = options.simulated.as_ref().map(|simulated| Driven {
+            tasks: tasks.beside(),
+            script: Arc::clone(&simulated.script),
+            worker: self.incarnation,
+        });
+        let resources = options.resources.clone();
+        let slots = Slots::start(options.slots, resources, values, spawner, bodies, driven)?;
         let consumer = self.queue.consume(ConsumeOptions {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),
@@ -298,16 +315,26 @@ impl Parts {
         let publisher = Arc::clone(publisher);
         let pulse = self.pulse.clone();
         let me = self.incarnation;
-        Ok(Shell::new(core, slots, preparer, publisher, consumer, in_flight, pulse, me))
+        Ok(Shell::new(
+            core,
+            slots,
+            preparer,
+            publisher,
+            consumer,
+            in_flight,
+            pulse,
+            me,
+            tasks.beside(),
+        ))
     }
 
     /// Starts what runs beside the loop.
     fn look_after(
         &self,
-        tracker: &TaskTracker,
+        tasks: &Tasks,
         record: WorkerRecord,
         publisher: Arc<Publisher>,
-        server: Option<Server>,
+        port: Option<OpenPort>,
         patience: Option<Duration>,
     ) {
         let presence = Presence {
@@ -320,7 +347,7 @@ impl Parts {
             pulse: self.pulse.clone(),
             stop: self.stop.clone(),
         };
-        tracker.spawn(presence.keep());
+        tasks.spawn(presence.keep());
         let reconciler = Reconciler {
             store: self.store.clone(),
             publisher,
@@ -330,27 +357,47 @@ impl Parts {
             lease: self.lease,
             stop: self.stop.clone(),
         };
-        tracker.spawn(reconciler.run());
-        if let Some(server) = server {
+        tasks.spawn(reconciler.run());
+        if let Some(port) = port {
             let stop = self.stop.clone();
-            tracker.spawn(async move {
+            tasks.spawn(async move {
                 stop.cancelled().await;
-                server.shutdown().await;
+                port.close().await;
             });
         }
     }
 }
 
+/// A data port that is open.
+enum OpenPort {
+    Network(Server),
+    Simulated(SimulatedPort),
+}
+
+impl OpenPort {
+    async fn close(self) {
+        match self {
+            Self::Network(server) => server.shutdown().await,
+            Self::Simulated(port) => port.close(),
+        }
+    }
+}
+
+/// Opens the data port, if there is to be one; its address.
 async fn open_port(
     options: &Options,
     incarnation: Incarnation,
     held: &Held,
-) -> Result<(String, Option<Server>), StartError> {
+) -> Result<(String, Option<OpenPort>), StartError> {
+    if let Some(simulated) = &options.simulated {
+        let port = SimulatedPort::open(simulated, incarnation, held.clone());
+        return Ok((port.address().to_owned(), Some(OpenPort::Simulated(port))));
+    }
     let Some(bind) = options.bind else { return Ok((String::new(), None)) };
     let secret = options.secret.clone();
     let server = Server::bind(ServeOptions { bind, secret, incarnation }, held.clone()).await?;
     let address = options.advertise.clone().unwrap_or_else(|| server.local_addr().to_string());
-    Ok((address, Some(server)))
+    Ok((address, Some(OpenPort::Network(server))))
 }
 
 fn tasks_of(registry: &Registry) -> Vec<(String, String)> {

@@ -18,6 +18,7 @@ use super::auth::{ClusterSecret, HandoffKey, greet};
 use super::budget::Budget;
 use super::frame::{Digest, Reason};
 use super::link::Link;
+use super::ports::Ports;
 use crate::id::{Incarnation, ResultKey};
 use crate::limits::{HANDOFF_CONNECT, HANDOFF_KEYS_MAX, RESULT_BYTES_MAX};
 
@@ -64,6 +65,8 @@ struct Inner {
     /// Connections by peer, numbered so that the end of an old one does not remove its successor.
     links: Mutex<HashMap<Peer, (u64, watch::Receiver<State>)>>,
     dialled: AtomicU64,
+    /// Where peers are found in a simulation, in place of the network.
+    ports: Option<Ports>,
 }
 
 /// Where a connection to a peer stands. A failure is told to those who waited for it, then
@@ -78,15 +81,17 @@ enum State {
 impl Fetcher {
     /// A fetcher that proves `secret` to its peers. `None` suits peers on the loopback interface.
     pub fn new(secret: Option<&ClusterSecret>, budget: Budget) -> Self {
-        let key = HandoffKey::new(secret);
-        Self {
-            inner: Arc::new(Inner {
-                key,
-                budget,
-                links: Mutex::default(),
-                dialled: AtomicU64::new(0),
-            }),
-        }
+        Self::with(HandoffKey::new(secret), budget, None)
+    }
+
+    /// A fetcher in a simulation: peers are found among `ports`, and nothing is sent.
+    pub fn simulated(ports: Ports) -> Self {
+        Self::with(HandoffKey::new(None), Budget::new(0), Some(ports))
+    }
+
+    fn with(key: HandoffKey, budget: Budget, ports: Option<Ports>) -> Self {
+        let dialled = AtomicU64::new(0);
+        Self { inner: Arc::new(Inner { key, budget, links: Mutex::default(), dialled, ports }) }
     }
 
     /// The receive budget.
@@ -100,6 +105,9 @@ impl Fetcher {
     /// The bytes are taken from the budget before they are asked for, those of one call together
     /// as far as the budget goes.
     pub async fn fetch(&self, peer: &Peer, wants: Vec<Want>) -> Vec<Result<Bytes, FetchError>> {
+        if let Some(ports) = &self.inner.ports {
+            return ports.fetch(peer, wants).await;
+        }
         let count = wants.len();
         let mut results: Vec<Option<Result<Bytes, FetchError>>> = vec![None; count];
         let mut open = Vec::with_capacity(count);
@@ -169,6 +177,9 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`].
     pub async fn probe(&self, peer: &Peer) -> Result<(), FetchError> {
+        if let Some(ports) = &self.inner.ports {
+            return ports.probe(peer).await;
+        }
         let (link, fresh) = self.link(peer).await?;
         match link.ping().await {
             Err(FetchError::Unreachable { .. }) if !fresh => self.link(peer).await?.0.ping().await,
@@ -182,6 +193,9 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`] when it could not be sent.
     pub async fn forget(&self, peer: &Peer, keys: &[ResultKey]) -> Result<(), FetchError> {
+        if let Some(ports) = &self.inner.ports {
+            return ports.forget(peer, keys).await;
+        }
         let (link, _) = self.link(peer).await?;
         for keys in keys.chunks(HANDOFF_KEYS_MAX) {
             link.forget(keys.to_vec()).await?;
@@ -202,6 +216,9 @@ impl Fetcher {
         digest: Digest,
         bytes: Bytes,
     ) -> Result<Pushed, FetchError> {
+        if let Some(ports) = &self.inner.ports {
+            return ports.push(peer, key, digest, bytes).await;
+        }
         let (link, _) = self.link(peer).await?;
         link.push(key, digest, bytes).await
     }
