@@ -12,7 +12,7 @@
 //! | [`queue`] | doorbells: RabbitMQ, or memory |
 //! | [`store`] | the truth: Redis, or memory |
 //! | [`handoff`] | the data port: results from worker to worker |
-//! | [`failpoint`] | where tests make faults happen |
+//! | [`failpoint`], [`line`] | where tests and simulations make faults happen |
 
 #![cfg_attr(
     test,
@@ -34,6 +34,7 @@ pub mod graph;
 pub mod handoff;
 pub mod id;
 pub mod limits;
+pub mod line;
 pub mod locator;
 pub mod parcel;
 pub mod queue;

@@ -34,6 +34,7 @@ pub use memory::{Memory, MemoryBroker};
 pub use names::{BadName, DELAYS, Lane, QueueName, Route};
 
 use crate::limits::MESSAGE_BYTES_MAX;
+use crate::line::carry;
 
 /// A client of the message queue. Cheap to clone; all clones share their connections.
 #[derive(Debug, Clone)]
@@ -105,7 +106,9 @@ impl Queue {
         check_size(&body)?;
         match self {
             Self::Amqp(amqp) => amqp.publish(route, body).await,
-            Self::Memory(memory) => memory.publish(route, body),
+            Self::Memory(memory) => {
+                carry(memory.line(), "publish", async { memory.publish(route, &body) }).await
+            }
         }
     }
 
@@ -117,7 +120,12 @@ impl Queue {
     ) -> Vec<Result<(), PublishError>> {
         match self {
             Self::Amqp(amqp) => amqp.publish_all(messages).await,
-            Self::Memory(memory) => memory.publish_all(messages),
+            Self::Memory(memory) => {
+                let count = messages.len();
+                let publish = async { Ok(memory.publish_all(messages)) };
+                let all = carry(memory.line(), "publish_all", publish).await;
+                all.unwrap_or_else(|error: PublishError| vec![Err(error); count])
+            }
         }
     }
 
@@ -132,7 +140,10 @@ impl Queue {
         check_size(&body)?;
         match self {
             Self::Amqp(amqp) => amqp.publish_delayed(route, body, delay).await,
-            Self::Memory(memory) => memory.publish_delayed(route, body, delay),
+            Self::Memory(memory) => {
+                let publish = async { memory.publish_delayed(route, &body, delay) };
+                carry(memory.line(), "publish_delayed", publish).await
+            }
         }
     }
 
@@ -141,7 +152,9 @@ impl Queue {
         check_size(&body)?;
         match self {
             Self::Amqp(amqp) => amqp.broadcast(body).await,
-            Self::Memory(memory) => memory.broadcast(&body),
+            Self::Memory(memory) => {
+                carry(memory.line(), "broadcast", async { memory.broadcast(&body) }).await
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
+use crate::line::{Broken, carry};
 use crate::locator::Locator;
 use crate::run::{
     Activate, Activated, Commit, Committed, FinishedEvent, FreedResult, LeaseRequest, Leased, Lost,
@@ -145,6 +146,18 @@ impl Error {
     }
 }
 
+impl Broken for Error {
+    fn refused() -> Self {
+        let (address, reason) = ("the store".to_owned(), "the line is down".to_owned());
+        Self::Unreachable { address, reason }
+    }
+
+    fn unanswered() -> Self {
+        let (address, reason) = ("the store".to_owned(), "the line is down".to_owned());
+        Self::Unanswered { address, reason }
+    }
+}
+
 /// The store, whichever it is. A cheap clone.
 #[derive(Debug, Clone)]
 pub enum Store {
@@ -161,7 +174,9 @@ macro_rules! dispatch {
             $($(#[$doc])*
             pub async fn $name(&self, $($arg: $type),*) -> Result<$reply, Error> {
                 match self {
-                    Self::Memory(store) => store.$name($($arg),*).await,
+                    Self::Memory(store) => {
+                        carry(store.line(), stringify!($name), store.$name($($arg),*)).await
+                    }
                     // Boxed: its future is large, and callers nest deeply.
                     Self::Redis(store) => Box::pin(store.$name($($arg),*)).await,
                 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::names::{BadName, Route};
+use crate::line::Broken;
 
 /// Why no connection to the broker came about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +134,16 @@ impl PublishError {
     /// Whether the message may have been queued all the same.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unconfirmed(_) | Self::Blocked { sent: true, .. })
+    }
+}
+
+impl Broken for PublishError {
+    fn refused() -> Self {
+        Self::Disconnected("the line is down".to_owned())
+    }
+
+    fn unanswered() -> Self {
+        Self::Unconfirmed("the line is down".to_owned())
     }
 }
 

@@ -19,6 +19,7 @@ use super::check_size;
 use super::delivery::{ConsumeOptions, DeadLetter};
 use super::error::{PublishError, QueueError};
 use super::names::{BadName, Names, QueueName, Route, delay_class};
+use crate::line::Line;
 use broker::State;
 pub(super) use consumer::{MemoryConsumer, MemorySettler};
 
@@ -50,7 +51,7 @@ impl MemoryBroker {
 
     /// A client of this broker in a namespace (the empty one is a namespace too).
     pub fn client(&self, namespace: &str) -> Result<Memory, BadName> {
-        Ok(Memory { broker: self.clone(), names: Names::new(namespace)? })
+        Ok(Memory { broker: self.clone(), names: Names::new(namespace)?, line: None })
     }
 
     /// Raises (or with `None` ends) an alarm: publishing is refused, everything else goes on.
@@ -61,6 +62,11 @@ impl MemoryBroker {
     /// Ends every consumer's session and begins the next, as a restart that keeps all messages.
     pub fn drop_sessions(&self) {
         self.lock().drop_sessions("the session was dropped");
+    }
+
+    /// As [`Self::drop_sessions`], of one consumer: the one with this place among all.
+    pub fn drop_session(&self, place: usize) {
+        self.lock().drop_session(place, "the session was dropped");
     }
 
     /// Loses every queue and message, as a broker that comes back with an empty disk. Consumers
@@ -92,16 +98,29 @@ impl MemoryBroker {
 pub struct Memory {
     broker: MemoryBroker,
     names: Names,
+    /// What messages of this client travel on.
+    line: Option<Arc<dyn Line>>,
 }
 
 impl Default for Memory {
     /// A client of a broker of its own, in the empty namespace.
     fn default() -> Self {
-        Self { broker: MemoryBroker::new(), names: Names::default() }
+        Self { broker: MemoryBroker::new(), names: Names::default(), line: None }
     }
 }
 
 impl Memory {
+    /// The same client at the end of a line.
+    #[must_use]
+    pub fn over(mut self, line: Arc<dyn Line>) -> Self {
+        self.line = Some(line);
+        self
+    }
+
+    pub(super) fn line(&self) -> Option<&Arc<dyn Line>> {
+        self.line.as_ref()
+    }
+
     /// The broker behind it, to cause faults on.
     pub fn broker(&self) -> &MemoryBroker {
         &self.broker
@@ -124,14 +143,19 @@ impl Memory {
         }
     }
 
-    pub(super) fn publish(&self, route: &Route, body: Bytes) -> Result<(), PublishError> {
+    pub(super) fn publish(&self, route: &Route, body: &Bytes) -> Result<(), PublishError> {
         self.refuse_if_blocked()?;
         let queue = self.names.lane(route);
-        let mut state = self.broker.lock();
-        if !state.declare(&queue) {
+        if !self.broker.lock().declare(&queue) {
             return Err(PublishError::Unroutable(route.clone()));
         }
-        state.enqueue(&queue, body);
+        for late in self.copies(body) {
+            if late.is_zero() {
+                self.broker.lock().enqueue(&queue, body.clone());
+            } else {
+                self.enqueue_later(queue.clone(), body.clone(), late);
+            }
+        }
         Ok(())
     }
 
@@ -139,27 +163,36 @@ impl Memory {
         &self,
         messages: Vec<(Route, Bytes)>,
     ) -> Vec<Result<(), PublishError>> {
-        let publish = |(route, body)| check_size(&body).and_then(|()| self.publish(&route, body));
+        let publish = |(route, body)| check_size(&body).and_then(|()| self.publish(&route, &body));
         messages.into_iter().map(publish).collect()
     }
 
     pub(super) fn publish_delayed(
         &self,
         route: &Route,
-        body: Bytes,
+        body: &Bytes,
         delay: Duration,
     ) -> Result<(), PublishError> {
         self.refuse_if_blocked()?;
         let queue = self.names.lane(route);
-        let generation = {
-            let mut state = self.broker.lock();
-            if !state.declare(&queue) {
-                return Err(PublishError::Unroutable(route.clone()));
-            }
-            state.generation(&queue)
-        };
+        if !self.broker.lock().declare(&queue) {
+            return Err(PublishError::Unroutable(route.clone()));
+        }
+        for late in self.copies(body) {
+            self.enqueue_later(queue.clone(), body.clone(), delay_class(delay) + late);
+        }
+        Ok(())
+    }
+
+    /// When the copies of a message arrive.
+    fn copies(&self, body: &Bytes) -> Vec<Duration> {
+        self.line.as_ref().map_or_else(|| vec![Duration::ZERO], |line| line.copies(body))
+    }
+
+    fn enqueue_later(&self, queue: String, body: Bytes, delay: Duration) {
+        let generation = self.broker.lock().generation(&queue);
         let state = Arc::downgrade(&self.broker.state);
-        let due = tokio::time::Instant::now() + delay_class(delay);
+        let due = tokio::time::Instant::now() + delay;
         tokio::spawn(async move {
             tokio::time::sleep_until(due).await;
             let Some(state) = state.upgrade() else { return };
@@ -169,7 +202,6 @@ impl Memory {
                 state.enqueue(&queue, body);
             }
         });
-        Ok(())
     }
 
     pub(super) fn broadcast(&self, body: &Bytes) -> Result<(), PublishError> {

@@ -14,6 +14,7 @@ use crate::args::BlobDigest;
 use crate::clock;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::limits;
+use crate::line::Line;
 use crate::locator::Locator;
 use crate::run::spec::Run;
 use crate::run::{
@@ -27,7 +28,13 @@ use crate::state::RunState;
 #[derive(Debug, Clone)]
 pub struct Memory {
     shared: Arc<Shared>,
+    /// What requests of this clone travel on.
+    line: Option<Arc<dyn Line>>,
 }
+
+/// Everything a store knew at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot(State);
 
 #[derive(Debug)]
 struct Shared {
@@ -39,8 +46,10 @@ struct Shared {
     started_ms: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
+    /// How often it was restored from a snapshot.
+    restored: u32,
     runs: BTreeMap<RunId, Run>,
     names: HashMap<String, RunId>,
     blobs: HashMap<(RunId, BlobDigest), Bytes>,
@@ -51,6 +60,7 @@ struct State {
 impl Default for Memory {
     fn default() -> Self {
         Self {
+            line: None,
             shared: Arc::new(Shared {
                 state: Mutex::default(),
                 changed: Notify::new(),
@@ -66,6 +76,31 @@ impl Memory {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same store at the end of a line.
+    #[must_use]
+    pub fn over(&self, line: Arc<dyn Line>) -> Self {
+        Self { shared: Arc::clone(&self.shared), line: Some(line) }
+    }
+
+    pub(super) fn line(&self) -> Option<&Arc<dyn Line>> {
+        self.line.as_ref()
+    }
+
+    /// What it knows now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.state().clone())
+    }
+
+    /// Goes back to what it knew, as a server that has lost its last second: another epoch begins.
+    pub fn restore(&self, snapshot: Snapshot) {
+        {
+            let mut state = self.state();
+            let restored = state.restored + 1;
+            *state = State { restored, ..snapshot.0 };
+        }
+        self.shared.changed.notify_waiters();
     }
 
     fn now_ms(&self) -> u64 {
@@ -91,7 +126,7 @@ impl Memory {
     }
 
     pub(super) async fn epoch(&self) -> Result<Epoch, Error> {
-        Ok(Epoch("memory".to_owned()))
+        Ok(Epoch(format!("memory {}", self.state().restored)))
     }
 
     pub(super) async fn open(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
@@ -322,13 +357,18 @@ impl Memory {
         after: &EventCursor,
         patience: Duration,
     ) -> Result<Events, Error> {
-        let seen: usize = after.0.parse().unwrap_or(0);
+        let (life, seen) = after.0.split_once(' ').unwrap_or_default();
+        let read: (u32, usize) = (life.parse().unwrap_or(0), seen.parse().unwrap_or(0));
         let deadline = Instant::now() + patience;
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             // Registered before looking, so that a change between look and wait wakes us.
             changed.as_mut().enable();
+            let life = self.state().restored;
+            // Some of what was read is undone since the store was restored.
+            let gap = life != read.0;
+            let seen = if gap { 0 } else { read.1 };
             let found = self.read(run, |run, _| (run.events(seen).to_vec(), run.state()));
             let (finished, state) = match found {
                 Some((finished, state)) => (finished, Some(state)),
@@ -336,7 +376,7 @@ impl Memory {
             };
             let over = state.is_none_or(|state| !state.is_running());
             let late = tokio::time::timeout_at(deadline, async {
-                if finished.is_empty() && !over {
+                if finished.is_empty() && !over && !gap {
                     changed.await;
                     return false;
                 }
@@ -344,8 +384,8 @@ impl Memory {
             });
             let woken = late.await == Ok(false);
             if !woken {
-                let cursor = EventCursor((seen + finished.len()).to_string());
-                return Ok(Events { finished, cursor, gap: false, run: state });
+                let cursor = EventCursor(format!("{life} {}", seen + finished.len()));
+                return Ok(Events { finished, cursor, gap, run: state });
             }
         }
     }

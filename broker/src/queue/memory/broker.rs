@@ -260,6 +260,11 @@ impl State {
         self.restart_sessions(&ids, reason);
     }
 
+    pub(super) fn drop_session(&mut self, place: usize, reason: &str) {
+        let id = self.subscribers.keys().nth(place % self.subscribers.len().max(1)).copied();
+        self.restart_sessions(id.as_slice(), reason);
+    }
+
     pub(super) fn wipe(&mut self) {
         self.queues.clear();
         self.dead.clear();
