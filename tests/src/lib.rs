@@ -3,7 +3,7 @@
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
 //! - [`conformance`]: what every implementation of a seam does.
 //! - [`dag`]: random graphs.
-//! - [`relay`]: a TCP relay that counts what goes through.
+//! - [`proxy`]: a TCP proxy that counts what goes through, and makes the network fail.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`staging`]: a graph in store and queue without a client.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
@@ -11,7 +11,7 @@
 pub mod cluster;
 pub mod conformance;
 pub mod dag;
-pub mod relay;
+pub mod proxy;
 pub mod servers;
 pub mod staging;
 pub mod workload;

@@ -10,7 +10,7 @@
 //! Calls block until the server does what was asked or a deadline has passed.
 
 pub(crate) mod group;
-mod port;
+pub(crate) mod port;
 mod rabbit;
 mod redis;
 

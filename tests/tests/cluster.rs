@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use bolthole::ErrorKind;
 use bolthole_tests::cluster::{Cluster, Member, PATIENCE, underway, until};
-use bolthole_tests::relay::Relay;
+use bolthole_tests::proxy::{Proxy, Way};
 use bolthole_tests::servers;
 use bolthole_tests::workload::{self, HOLD, JOURNAL};
 use tokio::time::timeout;
@@ -69,16 +69,11 @@ async fn large_results_touch_neither_server() -> Result<()> {
     const RESULTS: u64 = 8;
     const BYTES: usize = 5 << 20;
     let servers = servers::shared();
-    let rabbit = Relay::before(servers.rabbit.port()).await?;
-    let redis = Relay::before(servers.redis.port()).await?;
-    let through = |url: String, port: u16, relay: &Relay| {
-        url.replace(&format!(":{port}/"), &format!(":{}/", relay.port()))
-    };
-    let cluster = Cluster::at(
-        PROGRAM,
-        through(servers.rabbit.url(), servers.rabbit.port(), &rabbit),
-        through(servers.redis.url(), servers.redis.port(), &redis),
-    )?;
+    let rabbit = Proxy::before(servers.rabbit.port()).await?;
+    let redis = Proxy::before(servers.redis.port()).await?;
+    let (amqp_url, redis_url) =
+        (rabbit.through(&servers.rabbit.url()), redis.through(&servers.redis.url()));
+    let cluster = Cluster::at(PROGRAM, amqp_url, redis_url)?;
     // Who makes does not read: everything must move from one worker to the other.
     let _maker = cluster.worker_with("maker", &[("BOLTHOLE_QUEUES", "make")]).await?;
     let _reader = cluster.worker_with("reader", &[("BOLTHOLE_QUEUES", "read")]).await?;
@@ -92,10 +87,11 @@ async fn large_results_touch_neither_server() -> Result<()> {
     let expected: Vec<_> = (0..RESULTS).map(|seed| workload::bytes_of(BYTES, seed)).collect();
     ensure!(digest == workload::digest_of(&expected), "the reader has read something else");
     ensure!(first == expected[0], "the client has read something else");
-    for (name, relay) in [("RabbitMQ", &rabbit), ("Redis", &redis)] {
-        ensure!(relay.bytes() > 1_000, "{name} was not reached through its relay");
+    let bytes_of = |proxy: &Proxy| proxy.bytes(Way::Up) + proxy.bytes(Way::Down);
+    for (name, proxy) in [("RabbitMQ", &rabbit), ("Redis", &redis)] {
+        ensure!(bytes_of(proxy) > 1_000, "{name} was not reached through its proxy");
     }
-    let bytes = rabbit.bytes() + redis.bytes();
+    let bytes = bytes_of(&rabbit) + bytes_of(&redis);
     ensure!(bytes < 2 << 20, "{bytes} bytes went through the servers");
     Ok(())
 }

@@ -11,14 +11,14 @@ use tokio::net::TcpSocket;
 /// does not listen. So the server (which allows reuse, as servers do) can come and go, while a
 /// search for a free port, or the local end of somebody's connection, is never given this one.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     number: u16,
     _reservation: TcpSocket,
 }
 
 impl Port {
     /// A port nobody uses, chosen by the kernel.
-    pub(super) fn reserve() -> anyhow::Result<Self> {
+    pub(crate) fn reserve() -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4().context("no socket to reserve a port with")?;
         // Bound before reuse is allowed: the kernel then hands out only a port that is unused.
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("no free port")?;
@@ -27,7 +27,7 @@ impl Port {
     }
 
     /// The port's number.
-    pub(super) fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 }
