@@ -1,4 +1,8 @@
 //! The verbs. Each is a structure of its flags with a function that writes to the given output.
 
 pub(crate) mod doctor;
+pub(crate) mod du;
+pub(crate) mod fsck;
+pub(crate) mod gc;
+mod report;
 pub(crate) mod version;

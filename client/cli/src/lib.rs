@@ -36,6 +36,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Doctor(cmd::doctor::Doctor),
+    Du(cmd::du::Du),
+    Fsck(cmd::fsck::Fsck),
+    Gc(cmd::gc::Gc),
     Version(cmd::version::Version),
 }
 
@@ -49,6 +52,9 @@ where
     let written = match Cli::try_parse_from(args) {
         Ok(cli) => match cli.verb {
             Verb::Doctor(doctor) => doctor.run(out).await,
+            Verb::Du(du) => du.run(out).await,
+            Verb::Fsck(fsck) => fsck.run(out).await,
+            Verb::Gc(gc) => gc.run(out).await,
             Verb::Version(version) => version.run(out).map(|()| 0),
         },
         Err(usage) => {

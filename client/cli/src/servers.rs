@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bolthole_broker::handoff::ClusterSecret;
+use bolthole_broker::store::Redis;
 use clap::Args;
 
 /// Where the cluster is.
@@ -30,6 +31,18 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
+    /// The store, when it can be used; else what is wrong and what to do.
+    pub(crate) async fn redis(&self) -> Result<Redis, (String, &'static str)> {
+        let Some(url) = &self.redis_url else {
+            return Err((
+                "no URL of Redis is given".to_owned(),
+                "--redis-url or BOLTHOLE_REDIS_URL",
+            ));
+        };
+        let connected = Redis::connect(&url.0, &self.namespace).await;
+        connected.map_err(|error| (error.to_string(), "bolthole doctor says more"))
+    }
+
     /// The secret, when there is one that is not empty.
     pub(crate) fn cluster_secret(&self) -> Option<ClusterSecret> {
         self.secret.as_ref().and_then(|secret| ClusterSecret::new(&secret.0).ok())

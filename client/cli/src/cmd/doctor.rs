@@ -1,6 +1,5 @@
 //! `bolthole doctor`: is everything there that a cluster needs, and if not, what is to be done?
 //!
-//! - `report`: what was found, as text and as JSON
 //! - `rabbitmq`, `redis`, `workers`: what is looked at
 //!
 //! It declares what every client declares and loads the functions where there are none; nothing
@@ -8,7 +7,6 @@
 
 mod rabbitmq;
 mod redis;
-mod report;
 mod workers;
 
 use std::io::{self, Write};
@@ -16,8 +14,8 @@ use std::io::{self, Write};
 use clap::Args;
 use futures_util::future::join;
 
+use crate::cmd::report::Report;
 use crate::servers::Servers;
-use report::Report;
 
 /// Checks everything a cluster needs, and says what to do about what is missing.
 ///
@@ -52,11 +50,7 @@ impl Doctor {
             Some(store) => report.extend(workers::examine(&self.servers, &store).await),
             None => report.skipped("workers", "Redis cannot be asked for them"),
         }
-        if self.json {
-            report.write_json(out)?;
-        } else {
-            report.write_text(out)?;
-        }
+        report.write(out, self.json)?;
         Ok(u8::from(report.is_bad()))
     }
 }

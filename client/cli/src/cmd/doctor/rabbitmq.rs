@@ -3,7 +3,7 @@
 use bolthole_broker::queue::{ConnectError, Queue, QueueName, greeting};
 use bolthole_broker::task::DEFAULT_QUEUE;
 
-use super::report::Report;
+use crate::cmd::report::Report;
 use crate::servers::Servers;
 
 /// The oldest that is tested.

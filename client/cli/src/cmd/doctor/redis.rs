@@ -3,7 +3,7 @@
 use bolthole_broker::store::{Error, Functions, Redis, Store, Survey};
 
 use super::rabbitmq::version;
-use super::report::Report;
+use crate::cmd::report::Report;
 use crate::servers::Servers;
 
 /// A difference of clocks that people should know of, in milliseconds: leases are judged by Redis

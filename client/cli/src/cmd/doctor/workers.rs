@@ -9,7 +9,7 @@ use bolthole_broker::store::{Store, WorkerRecord};
 use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
 
-use super::report::Report;
+use crate::cmd::report::Report;
 use crate::servers::Servers;
 
 /// How long one data port may take to answer.

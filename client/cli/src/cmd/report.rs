@@ -1,4 +1,4 @@
-//! What was found.
+//! What was found, as text and as JSON.
 
 use std::io::{self, Write};
 
@@ -47,39 +47,44 @@ struct Check {
 
 /// Checks in the order in which they were made.
 #[derive(Debug, Default)]
-pub(super) struct Report(Vec<Check>);
+pub(crate) struct Report(Vec<Check>);
 
 impl Report {
     fn add(&mut self, name: &str, outcome: Outcome, found: &str, todo: Option<String>) {
         self.0.push(Check { name: name.to_owned(), outcome, found: found.to_owned(), todo });
     }
 
-    pub(super) fn good(&mut self, name: &str, found: &str) {
+    pub(crate) fn good(&mut self, name: &str, found: &str) {
         self.add(name, Outcome::Good, found, None);
     }
 
-    pub(super) fn doubtful(&mut self, name: &str, found: &str, todo: impl Into<String>) {
+    pub(crate) fn doubtful(&mut self, name: &str, found: &str, todo: impl Into<String>) {
         self.add(name, Outcome::Doubtful, found, Some(todo.into()));
     }
 
-    pub(super) fn bad(&mut self, name: &str, found: &str, todo: impl Into<String>) {
+    pub(crate) fn bad(&mut self, name: &str, found: &str, todo: impl Into<String>) {
         self.add(name, Outcome::Bad, found, Some(todo.into()));
     }
 
-    pub(super) fn skipped(&mut self, name: &str, because: &str) {
+    pub(crate) fn skipped(&mut self, name: &str, because: &str) {
         self.add(name, Outcome::Skipped, because, None);
     }
 
-    pub(super) fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
     /// Whether something does not work.
-    pub(super) fn is_bad(&self) -> bool {
+    pub(crate) fn is_bad(&self) -> bool {
         self.0.iter().any(|check| check.outcome == Outcome::Bad)
     }
 
-    pub(super) fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+    /// As text, or as one JSON object.
+    pub(crate) fn write(&self, out: &mut impl Write, json: bool) -> io::Result<()> {
+        if json { self.write_json(out) } else { self.write_text(out) }
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
         let widest = self.0.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
         for check in &self.0 {
             let mark = check.outcome.mark();
@@ -97,7 +102,7 @@ impl Report {
         }
     }
 
-    pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
         let checks: Vec<String> = self.0.iter().map(Check::json).collect();
         let well = (!self.is_bad()).to_string();
         writeln!(out, "{}", json::object(&[("well", well), ("checks", json::list(&checks))]))
