@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -61,6 +62,14 @@ impl Cluster {
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// How many processes of this cluster are left.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn processes(&self) -> anyhow::Result<usize> {
+        self.group.processes()
     }
 
     /// A folder for the test's own files.
@@ -192,6 +201,19 @@ impl Member {
     pub fn terminate(self) -> anyhow::Result<i32> {
         let status = block_in_place(|| self.process.terminate())?;
         status.code().with_context(|| format!("it ended with {status}"))
+    }
+
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How the process ended, if it has.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.process.ended()
     }
 
     /// Whether the process is running.

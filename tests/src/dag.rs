@@ -5,6 +5,10 @@ use std::fmt::Write;
 
 use bolthole::{Ctx, Delayed, task};
 pub use bolthole_broker::clock::Random;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger;
+use crate::workload::hold;
 
 /// Encoded bytes of results: on both sides of every threshold, and one that workers hold.
 const SIZES: [usize; 8] = [1, 7, 8, 40, 4_095, 4_096, 4_097, 100_000];
@@ -12,7 +16,7 @@ const SIZES: [usize; 8] = [1, 7, 8, 40, 4_095, 4_096, 4_097, 100_000];
 const BLOB_BYTES: usize = 70_000;
 
 /// How a task behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Returns its text.
     Plain,
@@ -35,7 +39,7 @@ pub enum Kind {
 }
 
 /// A task of a graph.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Earlier tasks, each by its place.
     pub inputs: Vec<usize>,
@@ -46,7 +50,7 @@ pub struct Node {
 }
 
 /// A graph.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dag {
     /// Its tasks, each behind its inputs.
     pub nodes: Vec<Node>,
@@ -192,7 +196,8 @@ fn text(seed: u64, bytes: usize) -> String {
     out
 }
 
-fn result(id: u64, bytes: usize, inputs: &[String]) -> String {
+/// A number that follows from a task and its inputs.
+fn seed(id: u64, inputs: &[String]) -> u64 {
     let mut seed = mix(id);
     for input in inputs {
         for part in input.as_bytes().chunks(8) {
@@ -202,44 +207,67 @@ fn result(id: u64, bytes: usize, inputs: &[String]) -> String {
         }
         seed = mix(seed ^ input.len() as u64);
     }
-    text(seed, bytes)
+    seed
+}
+
+/// A number that follows from a text: equal numbers mean equal texts.
+pub fn digest(text: &str) -> u64 {
+    seed(0, &[text.to_owned()])
+}
+
+fn result(id: u64, bytes: usize, inputs: &[String]) -> String {
+    text(seed(id, inputs), bytes)
+}
+
+/// Writes down that a body has begun, and lasts as long as the run's header wants.
+fn begin(ctx: &Ctx, body: &str, id: u64, inputs: &[String]) -> ledger::Entry {
+    let entry = ledger::begin(ctx, body, id, seed(0, inputs));
+    hold(ctx);
+    entry
 }
 
 #[task]
-fn plain(id: u64, bytes: usize, inputs: &[String]) -> String {
-    result(id, bytes, inputs)
+fn plain(ctx: &Ctx, id: u64, bytes: usize, inputs: &[String]) -> String {
+    let entry = begin(ctx, "plain", id, inputs);
+    entry.done(result(id, bytes, inputs))
 }
 
 #[task]
-async fn slow(id: u64, bytes: usize, ms: u64, inputs: Vec<String>) -> String {
+async fn slow(ctx: &Ctx, id: u64, bytes: usize, ms: u64, inputs: Vec<String>) -> String {
+    let entry = ledger::begin(ctx, "slow", id, seed(0, &inputs));
     tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
-    result(id, bytes, &inputs)
+    entry.done(result(id, bytes, &inputs))
 }
 
 #[task(pure)]
-fn shared(bytes: usize, inputs: &[String]) -> String {
-    result(0, bytes, inputs)
+fn shared(ctx: &Ctx, bytes: usize, inputs: &[String]) -> String {
+    let entry = begin(ctx, "shared", bytes as u64, inputs);
+    entry.done(result(0, bytes, inputs))
 }
 
 #[task(effect)]
-fn acts(id: u64, bytes: usize, inputs: &[String]) -> String {
-    result(id, bytes, inputs)
+fn acts(ctx: &Ctx, id: u64, bytes: usize, inputs: &[String]) -> String {
+    let entry = begin(ctx, "acts", id, inputs);
+    entry.done(result(id, bytes, inputs))
 }
 
 #[task]
-fn blob(large: &str, bytes: usize, inputs: &[String]) -> String {
-    result(large.len() as u64, bytes, inputs)
+fn blob(ctx: &Ctx, large: &str, bytes: usize, inputs: &[String]) -> String {
+    let entry = begin(ctx, "blob", digest(large), inputs);
+    entry.done(result(large.len() as u64, bytes, inputs))
 }
 
 #[task]
-fn fails(id: u64, inputs: &[String]) -> Result<String, String> {
+fn fails(ctx: &Ctx, id: u64, inputs: &[String]) -> Result<String, String> {
+    let _entry = begin(ctx, "fails", id, inputs);
     Err(format!("{id} of {} inputs fails", inputs.len()))
 }
 
 #[task]
-fn panics(id: u64, inputs: &[String]) -> String {
+fn panics(ctx: &Ctx, id: u64, inputs: &[String]) -> String {
+    let entry = begin(ctx, "panics", id, inputs);
     assert!(inputs.len() > 100, "{id} panics");
-    String::new()
+    entry.done(String::new())
 }
 
 #[task(retries = 3, backoff = "1ms..2ms")]
@@ -250,18 +278,22 @@ fn retried(
     failures: u32,
     inputs: &[String],
 ) -> Result<String, String> {
+    let entry = begin(ctx, "retried", id, inputs);
     if ctx.attempt() <= failures {
         return Err(format!("attempt {}", ctx.attempt()));
     }
-    Ok(result(id, bytes, inputs))
+    Ok(entry.done(result(id, bytes, inputs)))
 }
 
 #[task]
-fn forwards(id: u64, bytes: usize, times: u32, inputs: &[String]) -> Delayed<String> {
+fn forwards(ctx: &Ctx, id: u64, bytes: usize, times: u32, inputs: &[String]) -> Delayed<String> {
+    let entry = begin(ctx, "forwards", id + (u64::from(times) << 32), inputs);
     let inner = plain::delayed(id ^ 1, 100, inputs);
-    if times > 1 {
+    let last = if times > 1 {
         let both = [inner, plain::delayed(id ^ 2, 5_000, inputs)];
-        return forwards::delayed(id, bytes, times - 1, both.to_vec());
-    }
-    plain::delayed(id, bytes, vec![inner])
+        forwards::delayed(id, bytes, times - 1, both.to_vec())
+    } else {
+        plain::delayed(id, bytes, vec![inner])
+    };
+    entry.forwarded(last)
 }

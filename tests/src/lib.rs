@@ -1,16 +1,22 @@
 //! What the tests of every crate share.
 //!
+//! - [`chaos`]: random faults on real processes: drawn, played, judged, made smaller.
+//! - [`check`]: what must hold of a run, held against everything that is known of it.
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
 //! - [`conformance`]: what every implementation of a seam does.
 //! - [`dag`]: random graphs.
+//! - [`ledger`]: what bodies of tasks write down.
 //! - [`proxy`]: a TCP proxy that counts what goes through, and makes the network fail.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`staging`]: a graph in store and queue without a client.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
 
+pub mod chaos;
+pub mod check;
 pub mod cluster;
 pub mod conformance;
 pub mod dag;
+pub mod ledger;
 pub mod proxy;
 pub mod servers;
 pub mod staging;

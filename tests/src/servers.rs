@@ -3,12 +3,14 @@
 //! - [`RedisServer`], [`RabbitServer`]: one server each, on loopback, with a random password, its
 //!   data in a temporary folder; it can be stopped, killed, restarted on the same data, wiped.
 //! - [`shared`]: one pair for all tests of a process, told apart by [`namespace`].
+//! - `aof`: where the commands of Redis's append-only file begin and end.
 //! - `group`: the process group that holds a server's processes and dies with this process, even
 //!   when this process is killed.
 //! - `port`: loopback ports which nobody else is given while the server is down.
 //!
 //! Calls block until the server does what was asked or a deadline has passed.
 
+mod aof;
 pub(crate) mod group;
 pub(crate) mod port;
 mod rabbit;

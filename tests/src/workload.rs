@@ -33,6 +33,11 @@ fn begin(ctx: &Ctx) {
         let written = journal.and_then(|mut journal| journal.write_all(line.as_bytes()));
         assert!(written.is_ok(), "{path}: {written:?}");
     }
+    hold(ctx);
+}
+
+/// Waits for as long as the run's header wants every task to last.
+pub(crate) fn hold(ctx: &Ctx) {
     if let Some(hold) = ctx.header(HOLD).and_then(|hold| hold.parse().ok()) {
         ctx.pause(Duration::from_millis(hold));
     }

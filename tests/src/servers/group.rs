@@ -66,6 +66,22 @@ impl Group {
         Ok(command)
     }
 
+    /// How many processes are in the group, but for its leader.
+    pub(crate) fn processes(&self) -> anyhow::Result<usize> {
+        let leader = self.watch.id().to_string();
+        let mut count = 0;
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            // Whatever is no process, or has ended meanwhile, has no such file.
+            let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
+            // After the name, which may hold anything: state, parent, group.
+            let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+            let group = rest.split(' ').nth(2);
+            count += usize::from(group == Some(&leader) && !path.ends_with(&leader));
+        }
+        Ok(count)
+    }
+
     /// Starts `command`, whose output goes to the end of `NAME.log` in the group's folder.
     pub(crate) fn spawn(&self, name: &str, mut command: Command) -> anyhow::Result<Process> {
         let log = self.folder().join(format!("{name}.log"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use super::aof;
 use super::group::{Group, Process};
 use super::port::Port;
 use super::random_hex;
@@ -121,6 +122,32 @@ impl RedisServer {
         let data = self.group.folder().join("data");
         fs::remove_dir_all(&data)?;
         fs::create_dir(&data)?;
+        self.launch()
+    }
+
+    /// Sends the server a signal: `STOP`, `CONT`.
+    ///
+    /// # Errors
+    /// When it is down.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        self.process.as_ref().context("the server is down")?.signal(name)
+    }
+
+    /// Kills the server and starts it without its last `count` commands, as if the machine had lost
+    /// power before they were on disk. What a function has done counts as one and goes as a whole.
+    ///
+    /// # Errors
+    /// When it keeps no append-only file, or does not come up in time.
+    pub fn roll_back(&mut self, count: usize) -> anyhow::Result<()> {
+        self.kill();
+        let folder = self.group.folder().join("data/appendonlydir");
+        let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
+        files.retain(|file| file.path().to_string_lossy().ends_with(".incr.aof"));
+        files.sort_by_key(fs::DirEntry::file_name);
+        let last = files.pop().context("there is no append-only file")?.path();
+        let bytes = fs::read(&last)?;
+        let keep = aof::without_last(&bytes, count)?;
+        fs::File::options().write(true).open(&last)?.set_len(keep as u64)?;
         self.launch()
     }
 

@@ -1,0 +1,90 @@
+//! Redis's append-only file: the commands it has carried out, each an array of bulk strings. What a
+//! function did stands between `MULTI` and `EXEC`.
+
+use anyhow::{Context as _, bail};
+
+/// How many bytes of the file are left when its last `count` commands are cut off, a transaction
+/// being one.
+pub(super) fn without_last(bytes: &[u8], count: usize) -> anyhow::Result<usize> {
+    let mut begins = Vec::new();
+    let (mut at, mut inside) = (0, false);
+    while at < bytes.len() {
+        let begin = at;
+        let Some(name) = command(bytes, &mut at)? else {
+            // Its end was never written, so Redis drops it as well.
+            begins.push(begin);
+            break;
+        };
+        if !inside {
+            begins.push(begin);
+        }
+        inside = match name.to_ascii_uppercase().as_slice() {
+            b"MULTI" => true,
+            b"EXEC" => false,
+            _ => inside,
+        };
+    }
+    let keep = begins.len().saturating_sub(count);
+    Ok(begins.get(keep).copied().unwrap_or(bytes.len()))
+}
+
+/// Steps over the command at `at`; its name, or nothing when the file ends within it.
+fn command<'a>(bytes: &'a [u8], at: &mut usize) -> anyhow::Result<Option<&'a [u8]>> {
+    // Notes of the time stand between commands.
+    if bytes.get(*at) == Some(&b'#') {
+        return Ok(line(bytes, at).map(|_| &b"#"[..]));
+    }
+    let Some(count) = number(bytes, at, b'*')? else { return Ok(None) };
+    let mut name = None;
+    for _ in 0..count {
+        let Some(length) = number(bytes, at, b'$')? else { return Ok(None) };
+        let end = *at + length;
+        let Some(word) = bytes.get(*at..end).filter(|_| end + 2 <= bytes.len()) else {
+            return Ok(None);
+        };
+        name = name.or(Some(word));
+        *at = end + 2;
+    }
+    Ok(name)
+}
+
+fn number(bytes: &[u8], at: &mut usize, mark: u8) -> anyhow::Result<Option<usize>> {
+    let Some(line) = line(bytes, at) else { return Ok(None) };
+    let Some(digits) = line.strip_prefix(&[mark]) else {
+        bail!("no append-only file: {:?}", String::from_utf8_lossy(line));
+    };
+    Ok(Some(std::str::from_utf8(digits)?.parse().context("a number")?))
+}
+
+fn line<'a>(bytes: &'a [u8], at: &mut usize) -> Option<&'a [u8]> {
+    let rest = bytes.get(*at..)?;
+    let length = rest.windows(2).position(|two| two == b"\r\n")?;
+    *at += length + 2;
+    Some(&rest[..length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &[u8] =
+        b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*1\r\n$5\r\nMULTI\r\n*2\r\n$3\r\nDEL\r\n\
+        $2\r\n\r\n\r\n*1\r\n$4\r\nEXEC\r\n*2\r\n$4\r\nINCR\r\n$1\r\na\r\n";
+
+    #[test]
+    fn a_transaction_is_cut_off_as_a_whole() {
+        let cut = |count| without_last(FILE, count).unwrap();
+        let (select, incr) = (23, 20);
+        assert_eq!(cut(0), FILE.len());
+        assert_eq!(cut(1), FILE.len() - incr);
+        assert_eq!(cut(2), select);
+        assert_eq!((cut(3), cut(9)), (0, 0));
+    }
+
+    #[test]
+    fn a_command_without_an_end_is_one_too() {
+        let torn = &FILE[..FILE.len() - 3];
+        assert_eq!(without_last(torn, 1).unwrap(), FILE.len() - 20);
+        assert!(without_last(b"hello\r\n", 1).is_err());
+    }
+}
