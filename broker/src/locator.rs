@@ -28,7 +28,7 @@ const TAG_APART: u8 = 12;
 const HELD_UNIT: u64 = 4 << 10;
 
 /// Where a result is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Locator {
     /// There is none.
     Empty,

@@ -28,7 +28,7 @@ pub const SPAWNED_SEGMENTS: u32 = 1 << 31;
 pub type Header = BTreeMap<String, String>;
 
 /// Makes a run known before anything of it is staged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Open {
     /// The name people find it by, when it has one.
     pub name: Option<String>,
@@ -120,7 +120,7 @@ pub enum Activated {
 }
 
 /// One finished task of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Finished {
     /// Its index in the commit's segment.
     pub index: u16,
@@ -133,7 +133,7 @@ pub struct Finished {
 }
 
 /// How a task ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum End {
     /// With a result at this locator; `record` is the value of a stored result or the
     /// [`crate::locator::HeldRecord`] of a held one, empty for an embedded one.
@@ -172,7 +172,7 @@ pub struct OutboxId {
 }
 
 /// Finishes 1–256 tasks of one segment, all or none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Commit {
     /// The segment.
     pub segment: u32,
@@ -210,7 +210,7 @@ impl Ready {
 }
 
 /// A result that nobody needs any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FreedResult {
     /// Whose it was.
     pub task: TaskId,
@@ -221,7 +221,7 @@ pub struct FreedResult {
 }
 
 /// How a commit ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Committed {
     /// Written.
     Written {
@@ -280,7 +280,7 @@ pub enum Retried {
 }
 
 /// A result that cannot be had from where its locator says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Lost {
     /// Whose it is.
     pub task: TaskId,
@@ -429,7 +429,7 @@ pub struct RunStatus {
 }
 
 /// Why a run ended before all of its tasks had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reason {
     /// This task failed first.
     Task(TaskId),
@@ -438,7 +438,7 @@ pub enum Reason {
 }
 
 /// A pinned task finished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FinishedEvent {
     /// The task.
     pub task: TaskId,

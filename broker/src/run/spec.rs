@@ -1,7 +1,7 @@
 //! The executable specification: a run as plain columns and what each operation does to it. Pure:
 //! time comes in as an argument, nothing goes out but replies and the list of events.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ mod relocate;
 mod revive;
 
 /// One segment: a column for each thing known of a task, and what is stored beside single tasks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Arena {
     digest: SegmentDigest,
     active: bool,
@@ -41,15 +41,15 @@ pub struct Arena {
     later: BTreeMap<u16, Vec<TaskId>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Lease {
     holder: Incarnation,
     nonce: u64,
     until_ms: u64,
 }
 
-/// A run.
-#[derive(Debug, Clone)]
+/// A run. Equal runs answer equally for ever: what is compared and hashed is all that they know.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {
     open: Open,
     state: RunState,
@@ -63,12 +63,12 @@ pub struct Run {
     arenas: BTreeMap<u32, Arena>,
     outbox: BTreeMap<OutboxId, Vec<Ready>>,
     /// Failed attempts, by task.
-    failures: HashMap<TaskId, u32>,
+    failures: BTreeMap<TaskId, u32>,
     /// Suspects, and how often each has crashed.
-    suspects: HashMap<TaskId, u32>,
+    suspects: BTreeMap<TaskId, u32>,
     /// When the next attempt may start, by task.
-    due: HashMap<TaskId, u64>,
-    leases: HashMap<TaskId, Lease>,
+    due: BTreeMap<TaskId, u64>,
+    leases: BTreeMap<TaskId, Lease>,
     events: Vec<FinishedEvent>,
 }
 
@@ -87,10 +87,10 @@ impl Run {
             ended_ms: None,
             arenas: BTreeMap::new(),
             outbox: BTreeMap::new(),
-            failures: HashMap::new(),
-            suspects: HashMap::new(),
-            due: HashMap::new(),
-            leases: HashMap::new(),
+            failures: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            due: BTreeMap::new(),
+            leases: BTreeMap::new(),
             events: Vec::new(),
         }
     }
