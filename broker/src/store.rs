@@ -23,7 +23,7 @@ use crate::state::RunState;
 mod memory;
 mod redis;
 
-pub use memory::Memory;
+pub use memory::{Memory, Snapshot};
 pub use redis::{Functions, Keyspace, Redis, RunKeys, Survey, functions_version};
 
 /// One life of the store's data: another one after a restart, when its last second may be missing.

@@ -116,7 +116,7 @@ impl fmt::Debug for EmbeddedBuilder {
 }
 
 /// The given queues and those that tasks name in their attribute.
-fn queues_of(registry: &Registry, mut queues: BTreeSet<String>) -> Vec<String> {
+pub(crate) fn queues_of(registry: &Registry, mut queues: BTreeSet<String>) -> Vec<String> {
     let entries = registry.names().filter_map(|name| registry.get(name));
     queues.extend(entries.map(|entry| (entry.options)().queue));
     queues.into_iter().collect()

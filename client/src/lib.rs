@@ -11,7 +11,7 @@
 //! | [`outputs`], [`gather`], [`completed`] | results: one, many, as they come |
 //! | [`embedded`], [`worker`] | a cluster in this process; this program as a worker |
 //! | [`error`] | what can go wrong, and what to do |
-//! | [`testing`] | running a graph in order, here, without workers |
+//! | [`testing`] | running a graph in order, here; or on a simulated cluster with faults |
 //!
 //! Inside, `core` is what every part of a client shares, `capable` asks whether workers can run what
 //! is submitted, `stage` makes a segment part of a run, `writer` cuts a stream of calls into
@@ -48,7 +48,6 @@ mod stage;
 mod states;
 pub mod submission;
 pub mod submit;
-#[path = "sequential.rs"]
 pub mod testing;
 mod watch;
 #[cfg(feature = "worker")]
