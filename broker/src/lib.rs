@@ -6,7 +6,7 @@
 //! | [`run`] | every operation on a run, as values; what each of them does |
 //! | [`graph`] | from calls to segments |
 //! | [`task`], [`args`], [`descriptor`] | what is said of a task, of its arguments, of both |
-//! | [`locator`], [`parcel`], [`control`], [`wire`] | formats: results, messages, their parts |
+//! | [`locator`], [`parcel`], [`control`], [`presence`], [`wire`] | formats: results, messages, their parts |
 //! | [`id`], [`error`], [`limits`], [`clock`] | names, failures, bounds, time and randomness |
 //! | [`call`], [`registry`] | where a task's code and the worker meet |
 //! | [`queue`] | doorbells: RabbitMQ, or memory |
@@ -37,6 +37,7 @@ pub mod limits;
 pub mod line;
 pub mod locator;
 pub mod parcel;
+pub mod presence;
 pub mod queue;
 pub mod registry;
 pub mod run;

@@ -118,6 +118,21 @@ pub const PARK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub const HEARTBEAT_SECONDS: u16 = 10;
 /// Control messages that a consumer takes from the broker ahead of being asked for them.
 pub const CONTROL_PREFETCH: u16 = 64;
+/// Consumers that are gone and of which one other is told at a time, before it has looked after them.
+pub const ABSENT_PREFETCH: u16 = 4;
+/// How often a consumer replaces the message that tells of its end: well before the shortest
+/// acknowledgement timeout that a broker is likely to have.
+pub const PRESENCE_RENEW: Duration = Duration::from_secs(20);
+/// The longest that such a message is held when it cannot be replaced, as under an alarm.
+pub const PRESENCE_HOLD_MAX: Duration = Duration::from_secs(40);
+/// How long the queue of such a message outlives its consumer.
+pub const PRESENCE_QUEUE_EXPIRES: Duration = Duration::from_secs(60);
+/// Consumers that are gone and of which nobody has been told, because there was nobody: the oldest
+/// give way.
+pub const ABSENT_MAX: usize = 10_000;
+/// How often a worker looks whether its neighbours' records stand, at the least; with a short lease
+/// more often. The time after a lease in which a silent worker is noticed.
+pub const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// An answer of the broker to one request.
 pub const BROKER_DEADLINE: Duration = Duration::from_secs(10);
 /// Connecting to a server, handshake included: a user waits for it.

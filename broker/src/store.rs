@@ -225,6 +225,8 @@ dispatch! {
     unlease(run: RunId, leases: &[(TaskId, u64)]) -> ();
     /// Changes where results are, if they are still where each says; whether it did.
     relocate(run: RunId, relocations: &[Relocation]) -> Vec<bool>;
+    /// Ends the leases of a worker that is no more; those of its tasks that are ready.
+    evict(run: RunId, holder: Incarnation) -> Vec<Ready>;
     /// What is known of tasks; `None` for those of segments that are not active.
     inspect(run: RunId, tasks: &[TaskId]) -> Vec<Option<TaskStatus>>;
     /// Descriptor chunks by segment and number.
@@ -266,6 +268,8 @@ dispatch! {
     beat(index: WorkerIndex, record: &WorkerRecord, hold: Duration) -> bool;
     /// Deletes a worker's record.
     leave(index: WorkerIndex) -> ();
+    /// Notes that a worker was found dead: its record goes at once, and it has left no farewell.
+    bury(index: WorkerIndex) -> ();
     /// A living worker.
     worker(index: WorkerIndex) -> Option<WorkerRecord>;
     /// All living workers.

@@ -15,6 +15,7 @@ use bolthole_broker::error::{TaskError, TaskErrorKind};
 use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::parcel::Parcel;
+use bolthole_broker::presence::Presence;
 use bolthole_broker::run::Ready;
 use bolthole_broker::store::{Epoch, WorkerRecord};
 use bolthole_broker::task::{Backoff, TaskClass, TaskKind, TaskOptions};
@@ -154,6 +155,17 @@ fn control_messages_are_as_they_were() {
     let message = Control::Ended(RunId::new(1_700_000_000_000, 5));
     let stored = golden("control_v1.bin", &message.encode());
     assert_eq!(Control::decode(&stored), Ok(message));
+}
+
+#[test]
+fn presences_are_as_they_were() {
+    let presence = Presence {
+        index: WorkerIndex::new(0x01_0203),
+        incarnation: Incarnation::new(0x0102_0304),
+        address: "10.0.0.7:4000".to_owned(),
+    };
+    let stored = golden("presence_v1.bin", &presence.encode());
+    assert_eq!(Presence::decode(&stored), Ok(presence));
 }
 
 #[test]

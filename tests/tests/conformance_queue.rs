@@ -45,4 +45,5 @@ conformance!(
     namespaces_are_apart,
     oversize_is_refused,
     purge_takes_everything,
+    absence_is_told,
 );

@@ -51,6 +51,7 @@ conformance!(
     tasks::staged_again,
     tasks::slices,
     tasks::leases,
+    tasks::evicted,
     tasks::retries,
     tasks::suspects,
     tasks::lost_results,

@@ -8,6 +8,7 @@
 //! amqp/publisher.rs     publish and confirm, over the first connection
 //! amqp/consumer.rs      a consumer, over the second: reconnects, and says so
 //! amqp/subscription.rs  what one session of a consumer takes from which lane
+//! amqp/presence.rs      what a consumer leaves behind for the others
 //! amqp/settle.rs        acknowledgements
 //! ```
 //!
@@ -19,6 +20,7 @@ mod consumer;
 mod endpoint;
 mod greeting;
 mod link;
+mod presence;
 mod publisher;
 mod settle;
 mod subscription;

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::names::{QueueName, Route};
+use crate::limits::ABSENT_PREFETCH;
 
 /// The number of one subscription's life. Every reconnection begins a higher one, and what was
 /// delivered in an older one can no longer be settled: the broker delivers it again.
@@ -62,6 +63,15 @@ pub enum Event {
     Delivery(Delivery),
     /// A control message, sent to every consumer. A hint: some may be lost.
     Control(Bytes),
+    /// A consumer of the namespace that had left this with the broker has lost its session or has
+    /// ended. One of the others hears of it, at least once unless the broker loses it; settled like
+    /// a delivery, and held by one until then. The absent one may be back already.
+    Absent {
+        /// What it had left: [`ConsumeOptions::presence`].
+        presence: Bytes,
+        /// What settles it.
+        tag: Tag,
+    },
     /// The subscription ended by a fault. Its unsettled deliveries will come again, here or
     /// elsewhere; the consumer reconnects by itself.
     SessionLost {
@@ -81,12 +91,15 @@ pub struct ConsumeOptions {
     pub prefetch_hi: u16,
     /// The same for each queue's other lane.
     pub prefetch_lo: u16,
+    /// What another consumer is told when this one is gone; one that leaves nothing is told nothing.
+    pub presence: Option<Bytes>,
 }
 
 impl ConsumeOptions {
     /// How many deliveries this consumer can hold unsettled at once.
     pub(crate) fn unsettled_max(&self) -> usize {
-        self.queues.len() * (usize::from(self.prefetch_hi) + usize::from(self.prefetch_lo))
+        let lanes = usize::from(self.prefetch_hi) + usize::from(self.prefetch_lo);
+        self.queues.len() * lanes + usize::from(ABSENT_PREFETCH)
     }
 
     /// The lanes to consume with their prefetch, urgent ones first.

@@ -261,7 +261,8 @@ mod tests {
     }
 
     fn options() -> ConsumeOptions {
-        ConsumeOptions { queues: vec![QueueName::default()], prefetch_hi: 5, prefetch_lo: 5 }
+        let queues = vec![QueueName::default()];
+        ConsumeOptions { queues, prefetch_hi: 5, prefetch_lo: 5, presence: None }
     }
 
     #[tokio::test]

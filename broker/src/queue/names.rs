@@ -205,6 +205,16 @@ impl Names {
         format!("{}.{route}.delay.{}ms", self.root, class.as_millis())
     }
 
+    /// The queue (and routing key) in which one session of a consumer keeps its presence.
+    pub(crate) fn presence(&self, random: u64) -> String {
+        format!("{}.presence.{random:016x}", self.root)
+    }
+
+    /// The queue (and routing key) that tells of consumers which are gone.
+    pub(crate) fn absent(&self) -> String {
+        format!("{}.absent", self.root)
+    }
+
     /// The queue (and routing key) of messages that could not be used.
     pub(crate) fn dead(&self) -> String {
         format!("{}.dead", self.root)

@@ -256,6 +256,10 @@ impl Memory {
         Ok(reply.unwrap_or_else(|| vec![false; relocations.len()]))
     }
 
+    pub(super) async fn evict(&self, run: RunId, holder: Incarnation) -> Result<Vec<Ready>, Error> {
+        Ok(self.change(run, |run, _| run.evict(holder)).unwrap_or_default())
+    }
+
     pub(super) async fn inspect(
         &self,
         run: RunId,
@@ -458,6 +462,15 @@ impl Memory {
         let state = self.state();
         let living = state.workers.iter().filter(|(_, (_, until))| *until > now_ms);
         Ok(living.map(|(index, (record, _))| (*index, record.clone())).collect())
+    }
+
+    pub(super) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        if let Some((_, until)) = state.workers.get_mut(&index) {
+            *until = now_ms.min(*until);
+        }
+        Ok(())
     }
 
     pub(super) async fn deaths(&self) -> Result<Vec<WorkerIndex>, Error> {

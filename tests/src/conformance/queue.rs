@@ -17,6 +17,9 @@ use tokio::time::timeout;
 
 use crate::servers;
 
+mod presence;
+pub use presence::absence_is_told;
+
 /// Far more than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -56,7 +59,9 @@ pub async fn subscribed(
     prefetch_lo: u16,
 ) -> anyhow::Result<(Consumer, Epoch)> {
     let queues = vec![main_queue()];
-    let mut consumer = queue.consume(ConsumeOptions { queues, prefetch_hi, prefetch_lo });
+    let presence = None;
+    let options = ConsumeOptions { queues, prefetch_hi, prefetch_lo, presence };
+    let mut consumer = queue.consume(options);
     let epoch = started(&mut consumer).await?;
     Ok((consumer, epoch))
 }
@@ -340,7 +345,7 @@ pub async fn stale_tags_are_refused(backend: &Backend) -> anyhow::Result<()> {
                 ensure!(settler.ack(new.tag).await);
                 return Ok(());
             }
-            Event::Control(body) => anyhow::bail!("{body:?}"),
+            other => anyhow::bail!("{other:?}"),
         }
     }
 }

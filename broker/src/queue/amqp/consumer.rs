@@ -14,7 +14,7 @@ use super::settle::{AmqpSettler, Applied, Ledger, Wish};
 use super::subscription::{Ended, Subscription};
 use crate::limits::CONTROL_PREFETCH;
 use crate::queue::backoff::backoff;
-use crate::queue::delivery::{ConsumeOptions, Epoch, Event};
+use crate::queue::delivery::{ConsumeOptions, Delivery, Epoch, Event};
 
 /// A wait for a session that is repeated until there is one.
 const SESSION_WAIT: Duration = Duration::from_secs(60);
@@ -35,7 +35,8 @@ impl AmqpConsumer {
         loop {
             match self.events.recv().await? {
                 // Of a session that has ended since: it will come again, and could not be settled.
-                Event::Delivery(stale) if !self.settler.ledger.is_live(stale.tag.epoch) => {}
+                Event::Delivery(Delivery { tag, .. }) | Event::Absent { tag, .. }
+                    if !self.settler.ledger.is_live(tag.epoch) => {}
                 event => return Some(event),
             }
         }
@@ -130,8 +131,7 @@ impl Keeper {
         // From here on whoever changes the wish waits until it was followed.
         self.applied.send_replace(Applied::Changing);
         let epoch = Epoch(self.queue.0.epochs.fetch_add(1, Ordering::Relaxed) + 1);
-        let names = &self.queue.0.names;
-        let opening = Subscription::open(&session, names, &self.options, epoch, &self.ledger);
+        let opening = Subscription::open(&session, &self.queue, &self.options, epoch, &self.ledger);
         let mut subscription = tokio::select! {
             reason = session.lost() => return Ended::Lost(reason),
             opened = opening => match opened {

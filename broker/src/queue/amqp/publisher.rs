@@ -37,6 +37,8 @@ pub(super) enum Target {
     /// With the reason.
     Dead(String),
     Control,
+    /// To the queue of this name, which its consumer has declared.
+    Presence(String),
 }
 
 /// How one sending of a message ended.
@@ -249,6 +251,7 @@ impl Publisher {
             Target::Delayed(route, class) => (exchange, self.names.delay(route, *class)),
             Target::Dead(_) => (exchange, self.names.dead()),
             Target::Control => (self.names.control_exchange(), String::new()),
+            Target::Presence(queue) => (exchange, queue.clone()),
         }
     }
 
@@ -275,7 +278,8 @@ impl Publisher {
         deadline: Instant,
     ) -> Result<(), PublishError> {
         let (_, key) = self.address(target);
-        if matches!(target, Target::Control) || self.is_declared(session, target, &key) {
+        let needs_none = matches!(target, Target::Control | Target::Presence(_));
+        if needs_none || self.is_declared(session, target, &key) {
             return Ok(());
         }
         let before = Instant::now();
@@ -290,7 +294,7 @@ impl Publisher {
                     topology::declare_lane(&channel, &self.names, route).await?;
                     topology::declare_delay(&channel, &self.names, route, *class).await?;
                 }
-                Target::Dead(_) | Target::Control => {}
+                Target::Dead(_) | Target::Control | Target::Presence(_) => {}
             }
             // Only a courtesy: the channel goes with the connection at the latest.
             let _ = channel.close(200, "OK".into()).await;
@@ -336,7 +340,7 @@ impl Publisher {
             Target::Lane(route) | Target::Delayed(route, _) => {
                 PublishError::Unroutable(route.clone())
             }
-            Target::Dead(_) | Target::Control => {
+            Target::Dead(_) | Target::Control | Target::Presence(_) => {
                 PublishError::Refused(format!("nothing is bound to {}", self.names.exchange()))
             }
         }

@@ -9,12 +9,14 @@ use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::Amqp;
 use super::link::Session;
+use super::presence::{PRESENCE_PREFETCH, Presence};
 use super::settle::{Applied, Ledger, Wish};
 use super::topology;
-use crate::limits::{BROKER_DEADLINE, CONTROL_PREFETCH};
+use crate::limits::{ABSENT_PREFETCH, BROKER_DEADLINE, CONTROL_PREFETCH};
 use crate::queue::delivery::{ConsumeOptions, Delivery, Epoch, Event, Tag};
 use crate::queue::names::{Lane, Names, Route};
 
@@ -31,6 +33,10 @@ pub(super) enum Ended {
 enum Origin {
     Lane(Route),
     Control,
+    /// Consumers that are gone.
+    Absent,
+    /// What this one leaves behind.
+    Presence,
 }
 
 /// What arrives.
@@ -58,17 +64,19 @@ pub(super) struct Subscription {
     alive: HashMap<String, Origin>,
     last_consumer: u64,
     ledger: Arc<Ledger>,
+    presence: Option<Presence>,
 }
 
 impl Subscription {
     /// Opens channels and declares queues; consumes nothing yet.
     pub(super) async fn open(
         session: &Session,
-        names: &Names,
+        queue: &Amqp,
         options: &ConsumeOptions,
         epoch: Epoch,
         ledger: &Arc<Ledger>,
     ) -> Result<Self, String> {
+        let names = &queue.0.names;
         let opening = async {
             let deliveries = session.connection.create_channel().await?;
             let control = session.connection.create_channel().await?;
@@ -76,9 +84,16 @@ impl Subscription {
             for route in options.queues.iter().flat_map(Route::both) {
                 topology::declare_lane(&deliveries, names, &route).await?;
             }
-            Ok::<_, lapin::Error>((deliveries, control))
+            let presence = match &options.presence {
+                Some(body) => {
+                    let name = topology::declare_presence(&control, names).await?;
+                    Some(Presence::new(queue.clone(), name, body.clone()))
+                }
+                None => None,
+            };
+            Ok::<_, lapin::Error>((deliveries, control, presence))
         };
-        let (deliveries, control) = within_deadline(opening).await?;
+        let (deliveries, control, presence) = within_deadline(opening).await?;
         ledger.open(epoch, deliveries.clone());
         Ok(Self {
             epoch,
@@ -90,6 +105,7 @@ impl Subscription {
             alive: HashMap::new(),
             last_consumer: 0,
             ledger: ledger.clone(),
+            presence,
         })
     }
 
@@ -104,6 +120,7 @@ impl Subscription {
         let mut pending = Some(Event::SessionStarted { epoch: self.epoch });
         wished.mark_changed();
         loop {
+            let presence_due = self.presence.as_ref().map(Presence::due);
             tokio::select! {
                 biased;
                 Ok(()) = wished.changed() => {
@@ -112,6 +129,11 @@ impl Subscription {
                         return Ended::Lost(reason);
                     }
                     applied.send_replace(Applied::Done(wish));
+                }
+                () = until(presence_due) => {
+                    if let Err(reason) = self.renew_presence().await {
+                        return Ended::Lost(reason);
+                    }
                 }
                 permit = events.reserve(), if pending.is_some() => match (permit, pending.take()) {
                     (Ok(permit), Some(event)) => permit.send(event),
@@ -131,15 +153,18 @@ impl Subscription {
     /// Starts and cancels consumers until they are what is wished.
     async fn follow(&mut self, wish: Wish) -> lapin::Result<()> {
         let is_lo = |from: &Origin| matches!(from, Origin::Lane(route) if route.lane == Lane::Lo);
-        let unwanted = |from: &Origin| !wish.running || (!wish.lo && is_lo(from));
+        // Its presence ends with the session: until then others need not look after it.
+        let unwanted = |from: &Origin| {
+            !matches!(from, Origin::Presence) && (!wish.running || !wish.lo && is_lo(from))
+        };
         let alive = std::mem::take(&mut self.alive).into_iter();
         let (cancel, keep): (HashMap<_, _>, HashMap<_, _>) =
             alive.partition(|(_, from)| unwanted(from));
         self.alive = keep;
         for (tag, from) in cancel {
             let channel = match from {
-                Origin::Lane(_) => &self.deliveries,
-                Origin::Control => &self.control,
+                Origin::Lane(_) | Origin::Absent => &self.deliveries,
+                Origin::Control | Origin::Presence => &self.control,
             };
             channel.basic_cancel(tag.into(), BasicCancelOptions::default()).await?;
         }
@@ -149,6 +174,15 @@ impl Subscription {
         if !self.alive.values().any(|from| matches!(from, Origin::Control)) {
             let queue = topology::declare_control(&self.control, &self.names).await?;
             self.consume(Origin::Control, &queue, CONTROL_PREFETCH).await?;
+        }
+        if let Some(presence) = &self.presence
+            && !self.alive.values().any(|from| matches!(from, Origin::Absent))
+        {
+            let (own, absent) = (presence.queue().to_owned(), self.names.absent());
+            if !self.alive.values().any(|from| matches!(from, Origin::Presence)) {
+                self.consume(Origin::Presence, &own, PRESENCE_PREFETCH).await?;
+            }
+            self.consume(Origin::Absent, &absent, ABSENT_PREFETCH).await?;
         }
         for (route, prefetch) in self.lanes.clone() {
             let runs =
@@ -163,8 +197,8 @@ impl Subscription {
 
     async fn consume(&mut self, from: Origin, queue: &str, prefetch: u16) -> lapin::Result<()> {
         let channel = match from {
-            Origin::Lane(_) => &self.deliveries,
-            Origin::Control => &self.control,
+            Origin::Lane(_) | Origin::Absent => &self.deliveries,
+            Origin::Control | Origin::Presence => &self.control,
         };
         // Not global: it holds for each consumer started after it. The client's buffer has no
         // other bound.
@@ -189,6 +223,17 @@ impl Subscription {
         Ok(())
     }
 
+    /// Has the message replaced that tells of this consumer's end.
+    async fn renew_presence(&mut self) -> Result<(), String> {
+        let old = self.presence.as_mut().and_then(Presence::renew);
+        self.drop_presence(old).await
+    }
+
+    async fn drop_presence(&mut self, number: Option<u64>) -> Result<(), String> {
+        let Some(number) = number else { return Ok(()) };
+        within_deadline(self.control.basic_ack(number, BasicAckOptions::default())).await
+    }
+
     async fn receive(&mut self, arrival: Arrival) -> Result<Option<Event>, String> {
         match arrival {
             Arrival::Message { from: Origin::Lane(route), number, redelivered, body } => {
@@ -201,6 +246,16 @@ impl Subscription {
                 within_deadline(ack).await?;
                 Ok(Some(Event::Control(body)))
             }
+            Arrival::Message { from: Origin::Absent, number, body, .. } => {
+                let tag = Tag { epoch: self.epoch, number };
+                self.ledger.add(tag);
+                Ok(Some(Event::Absent { presence: body, tag }))
+            }
+            Arrival::Message { from: Origin::Presence, number, .. } => {
+                let old = self.presence.as_mut().and_then(|presence| presence.arrived(number));
+                self.drop_presence(old).await?;
+                Ok(None)
+            }
             // A consumer that was cancelled on purpose is not among the living any more.
             Arrival::End(tag, error) => match self.alive.remove(&tag) {
                 None => Ok(None),
@@ -209,6 +264,14 @@ impl Subscription {
                 })),
             },
         }
+    }
+}
+
+/// Returns at that time; never, if there is none.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,7 +11,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use crate::clock::random_u64;
-use crate::limits::{CONTROL_BACKLOG_MAX, DEAD_LETTERS_MAX};
+use crate::limits::{ABSENT_MAX, CONTROL_BACKLOG_MAX, DEAD_LETTERS_MAX, PRESENCE_QUEUE_EXPIRES};
 use crate::queue::names::{Names, Route};
 
 /// A delay queue that nobody declares for this long is removed *with what it holds*. Publishers
@@ -90,6 +90,22 @@ pub(super) async fn declare_delay(
         ("x-dead-letter-routing-key", AMQPValue::LongString(names.lane(route).into())),
     ];
     queue(channel, names, &names.delay(route, class), &arguments).await
+}
+
+/// The queue of one session's presence. What is in it expires the moment that nobody holds it, and
+/// goes to the queue from which others are told. Durable, because brokers give up shared queues that
+/// are not; it removes itself once it has no consumer. Returns its name.
+pub(super) async fn declare_presence(channel: &Channel, names: &Names) -> lapin::Result<String> {
+    queue(channel, names, &names.absent(), &[("x-max-length", long(ABSENT_MAX))]).await?;
+    let name = names.presence(random_u64());
+    let arguments = [
+        ("x-message-ttl", long(0)),
+        ("x-expires", long(PRESENCE_QUEUE_EXPIRES.as_millis())),
+        ("x-dead-letter-exchange", AMQPValue::LongString(names.exchange().into())),
+        ("x-dead-letter-routing-key", AMQPValue::LongString(names.absent().into())),
+    ];
+    queue(channel, names, &name, &arguments).await?;
+    Ok(name)
 }
 
 /// A consumer's own control queue, which goes with its connection. Returns its name.

@@ -45,6 +45,8 @@ pub(super) struct Subscriber {
     pub(super) inbox: VecDeque<Event>,
     /// Delivered and not settled, by the tag's number.
     pub(super) unsettled: BTreeMap<u64, Held>,
+    /// What others are told when it is gone.
+    pub(super) presence: Option<Bytes>,
     pub(super) lo_paused: bool,
     pub(super) stopped: bool,
     pub(super) wake: Arc<Notify>,
@@ -52,7 +54,8 @@ pub(super) struct Subscriber {
 
 /// A consumer's share of one lane.
 pub(super) struct Subscription {
-    pub(super) route: Route,
+    /// `None` is where consumers that are gone are told of.
+    pub(super) route: Option<Route>,
     pub(super) queue: String,
     pub(super) prefetch: usize,
     pub(super) unsettled: usize,
@@ -76,8 +79,9 @@ impl Subscriber {
     fn wants(&self, subscription: &Subscription) -> bool {
         // Between two sessions it could not settle what it got.
         let in_session = self.epoch != Epoch(0);
+        let is_lo = subscription.route.as_ref().is_some_and(|route| route.lane == Lane::Lo);
         in_session
-            && !(self.stopped || self.lo_paused && subscription.route.lane == Lane::Lo)
+            && !(self.stopped || self.lo_paused && is_lo)
             && subscription.unsettled < subscription.prefetch
     }
 
@@ -150,7 +154,10 @@ impl State {
             taker.lanes[at].unsettled += 1;
             let route = taker.lanes[at].route.clone();
             let tag = Tag { epoch: taker.epoch, number };
-            taker.put(Event::Delivery(Delivery { route, body, redelivered, tag }));
+            taker.put(match route {
+                Some(route) => Event::Delivery(Delivery { route, body, redelivered, tag }),
+                None => Event::Absent { presence: body, tag },
+            });
         }
     }
 
@@ -194,6 +201,15 @@ impl State {
     pub(super) fn unsubscribe(&mut self, id: u64) {
         if let Some(subscriber) = self.subscribers.remove(&id) {
             self.take_back(subscriber.unsettled);
+            self.tell_of(&subscriber.names, subscriber.presence);
+        }
+    }
+
+    /// Tells another consumer of one that is gone.
+    fn tell_of(&mut self, names: &Names, presence: Option<Bytes>) {
+        let queue = names.absent();
+        if let Some(presence) = presence.filter(|_| self.declare(&queue)) {
+            self.enqueue(&queue, presence);
         }
     }
 
@@ -234,7 +250,9 @@ impl State {
     /// Ends a consumer's session. Deliveries it has not seen yet are void, so it never sees them.
     fn end_session(&mut self, id: u64, reason: &str) -> BTreeMap<u64, Held> {
         let Some(subscriber) = self.subscribers.get_mut(&id) else { return BTreeMap::new() };
-        subscriber.inbox.retain(|event| !matches!(event, Event::Delivery(_)));
+        subscriber
+            .inbox
+            .retain(|event| !matches!(event, Event::Delivery(_) | Event::Absent { .. }));
         for lane in &mut subscriber.lanes {
             lane.unsettled = 0;
         }
@@ -251,6 +269,14 @@ impl State {
         for id in ids {
             if self.subscribers.get(id).is_some_and(|subscriber| !subscriber.stopped) {
                 self.begin_session(*id);
+            }
+        }
+        for id in ids {
+            let lost = self.subscribers.get(id);
+            let lost =
+                lost.map(|subscriber| (subscriber.names.clone(), subscriber.presence.clone()));
+            if let Some((names, presence)) = lost {
+                self.tell_of(&names, presence);
             }
         }
     }

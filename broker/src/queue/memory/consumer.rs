@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::MemoryBroker;
 use super::broker::{Settlement, State, Subscriber, Subscription};
+use crate::limits::ABSENT_PREFETCH;
 use crate::queue::delivery::{ConsumeOptions, Epoch, Event, Tag};
 use crate::queue::names::Names;
 
@@ -32,17 +33,24 @@ impl MemoryConsumer {
     ) -> Self {
         let lanes = options.lanes().map(|(route, prefetch)| Subscription {
             queue: names.lane(&route),
-            route,
+            route: Some(route),
             prefetch: usize::from(prefetch),
+            unsettled: 0,
+        });
+        let absent = options.presence.iter().map(|_| Subscription {
+            queue: names.absent(),
+            route: None,
+            prefetch: usize::from(ABSENT_PREFETCH),
             unsettled: 0,
         });
         let wake = Arc::new(Notify::new());
         let subscriber = Subscriber {
             names: names.clone(),
-            lanes: lanes.collect(),
+            lanes: lanes.chain(absent).collect(),
             epoch: Epoch(0),
             inbox: VecDeque::new(),
             unsettled: BTreeMap::new(),
+            presence: options.presence.clone(),
             lo_paused: false,
             stopped: false,
             wake: wake.clone(),

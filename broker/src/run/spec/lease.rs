@@ -2,7 +2,7 @@
 
 use super::{Lease, Run};
 use crate::id::{Incarnation, TaskId};
-use crate::run::{LeaseRequest, Leased, Retried, Retry, Setback};
+use crate::run::{LeaseRequest, Leased, Ready, Retried, Retry, Setback};
 use crate::state::{StateByte, TaskState};
 
 impl Run {
@@ -41,6 +41,23 @@ impl Run {
         if self.leases.get(&task).is_some_and(|lease| lease.nonce == nonce) {
             self.leases.remove(&task);
         }
+    }
+
+    /// Ends the leases of a worker that is no more, whether they have run out or not; those of its
+    /// tasks that are ready. Repeated, it finds none: nobody takes leases for the dead.
+    pub fn evict(&mut self, holder: Incarnation) -> Vec<Ready> {
+        if !self.state.is_running() {
+            return Vec::new();
+        }
+        let of_holder = |(_, lease): &(&TaskId, &Lease)| lease.holder == holder;
+        let mut tasks: Vec<TaskId> =
+            self.leases.iter().filter(of_holder).map(|(task, _)| *task).collect();
+        tasks.sort_unstable();
+        for task in &tasks {
+            self.leases.remove(task);
+        }
+        let ready = |task: TaskId| self.active(task.segment())?.ready_at(task);
+        tasks.into_iter().filter_map(ready).collect()
     }
 
     /// Prolongs a lease, or makes it again when the store has lost it; false when the task is no

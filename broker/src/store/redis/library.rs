@@ -59,6 +59,7 @@ functions! {
     RECOUNT "recount" false;
     LEASE "lease" false;
     UNLEASE "unlease" false;
+    EVICT "evict" false;
     RETRY "retry" false;
     INSPECT "inspect" true;
     STATUS "status" true;

@@ -195,6 +195,20 @@ impl Redis {
         Ok(all)
     }
 
+    pub(in crate::store) async fn evict(
+        &self,
+        run: RunId,
+        holder: Incarnation,
+    ) -> Result<Vec<Ready>, Error> {
+        let reply = self.call(run, Function::EVICT, &[holder.to_bytes().to_vec()]).await?;
+        let reply = Reply::new(&reply)?;
+        match reply.code {
+            DONE => decode::ready(reply.rest.rest()),
+            UNKNOWN => Ok(Vec::new()),
+            _ => Err(reply.refused()),
+        }
+    }
+
     pub(in crate::store) async fn inspect(
         &self,
         run: RunId,

@@ -104,14 +104,21 @@ impl Redis {
             }
         }
         if !dead.is_empty() {
-            self.bury(&dead).await?;
+            self.note_deaths(&dead).await?;
         }
         Ok(living)
     }
 
+    pub(in crate::store) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {
+        let mut remove = redis::cmd("UNLINK");
+        remove.arg(self.keys.worker(index));
+        self.lanes.ask(&index, &remove).await?;
+        self.note_deaths(&[index]).await
+    }
+
     /// Notes that workers went without a farewell. When it was noticed counts, by the clock of who
     /// has noticed: it only has to be forgotten some day.
-    async fn bury(&self, dead: &[WorkerIndex]) -> Result<(), Error> {
+    async fn note_deaths(&self, dead: &[WorkerIndex]) -> Result<(), Error> {
         let now = clock::unix_ms();
         let kept = as_millis(limits::DEATH_MEMORY);
         let mut note = redis::pipe();

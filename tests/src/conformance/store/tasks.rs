@@ -9,8 +9,8 @@ use bolthole_broker::id::{TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{
-    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Rearmed, Refused, Relocation,
-    Retried, Retry, Setback, Stage,
+    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Ready, Rearmed, Refused,
+    Relocation, Retried, Retry, Setback, Stage,
 };
 use bolthole_broker::state::{PINNED, RunState, TaskState};
 use bolthole_broker::store::{Error, Store};
@@ -141,7 +141,30 @@ pub async fn leases(store: &Store) -> anyhow::Result<()> {
     let reply = store.commit(run, &commit).await?;
     ensure!(matches!(reply, Committed::Written { .. }), "{reply:?}");
     ensure!(store.lease(run, mine, WORKER_LEASE, &ask(4, None)).await? == [Leased::Over]);
+    ensure!(store.evict(run, mine).await?.is_empty(), "a finished task has no lease");
     store.purge(run).await?;
+    Ok(())
+}
+
+/// The leases of a worker that is no more end at once, and those of others stay.
+pub async fn evicted(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::tolerant_chain(store, 3).await?;
+    let run = sample.run;
+    let (dead, other) = (clock::new_incarnation(), clock::new_incarnation());
+    let ask = |index| LeaseRequest { task: task(index), generation: 0, nonce: 1, over: None };
+    store.lease(run, dead, WORKER_LEASE, &[ask(0), ask(1)]).await?;
+    ensure!(store.evict(run, other).await?.is_empty());
+    ensure!(store.ready(run, 0).await?.is_empty());
+    // The second task waits for the first: its lease ends, but nobody is to run it.
+    ensure!(store.evict(run, dead).await? == [Ready::first(task(0))]);
+    ensure!(store.evict(run, dead).await?.is_empty(), "repeated");
+    let granted = Leased::Granted { attempt: 1, crashes: None };
+    ensure!(store.lease(run, other, WORKER_LEASE, &[ask(0), ask(1)]).await? == [granted; 2]);
+    ensure!(store.evict(run, dead).await?.is_empty(), "another's leases");
+    store.cancel(run, "enough").await?;
+    ensure!(store.evict(run, other).await?.is_empty(), "of a run that has ended");
+    store.purge(run).await?;
+    ensure!(store.evict(run, other).await?.is_empty(), "of a run that is gone");
     Ok(())
 }
 

@@ -66,6 +66,30 @@ define('unlease', {'allow-oom'}, function(keys, args)
   return '\0'
 end)
 
+-- evict: 1 holder 16. Ends its leases. Answers 0 and those of its tasks that are ready (see
+-- `put_ready`).
+define('evict', {'allow-oom'}, function(keys, args)
+  local r, no = load_run(keys[1])
+  if not r then return no end
+  if not is_running(r) or r.attempts == 0 then return '\0' end
+  local leases = redis.call('HGETALL', r.prefix .. 'l')
+  local tasks, special, groups = {}, {}, {}
+  for n = 1, #leases, 2 do
+    if sub(leases[n + 1], 1, 16) == args[1] then
+      local k, i = take('>I4I2', leases[n])
+      local a = active(r, k)
+      tasks[#tasks + 1] = leases[n]
+      if a and i < a.n and word_at(a, a.pend, i) == 0 then
+        local b = state_at(a, i)
+        local target = b % 16 == 8 and forward_target(r, a, i)
+        if b % 8 == 0 then note_ready(special, groups, k, i, b, target) end
+      end
+    end
+  end
+  for _, task in ipairs(tasks) do redis.call('HDEL', r.prefix .. 'l', task) end
+  return '\0' .. put_ready(special, groups)
+end)
+
 -- retry: 1 task 6, generation u8, setback u8 (0 failed | 1 stuck | 2 crashed), attempt u32, leased u8,
 -- nonce 8, delay_ms u64. Answers 0 at_ms u64 | 3 stale.
 define('retry', {'allow-oom'}, function(keys, args)
