@@ -12,6 +12,7 @@
 //! | `slots`, `spawn` | running bodies; tasks that tasks submit |
 //! | `commit` | commits whose reply may have been lost |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
+//! | `takeover` | ringing for what a worker that is gone had |
 //! | `values`, [`hold`], [`serve`], [`memory`] | results that are here, on disk, for peers |
 //! | `tasks`, [`simulate`] | where the futures of a worker run; a worker in a simulation |
 //! | `pulse`, [`health`], [`metrics`] | what operators ask |
@@ -46,6 +47,7 @@ mod shell;
 pub mod simulate;
 mod slots;
 mod spawn;
+mod takeover;
 mod tasks;
 mod values;
 mod worker;

@@ -11,7 +11,8 @@ use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{Incarnation, RunId};
 use bolthole_broker::limits;
 use bolthole_broker::parcel::Parcel;
-use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
+use bolthole_broker::presence::Presence;
+use bolthole_broker::queue::{Consumer, Delivery, Event, Settler, Tag};
 use bolthole_broker::run::{Commit, Committed, End, LeaseRequest, Leased, OutboxId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -25,6 +26,7 @@ use crate::presence::InFlight;
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::slots::Slots;
+use crate::takeover::Takeover;
 use crate::tasks::Tasks;
 
 mod requests;
@@ -51,6 +53,7 @@ pub(crate) struct Shell {
     slots: Slots,
     preparer: Arc<Preparer>,
     publisher: Arc<Publisher>,
+    takeover: Arc<Takeover>,
     consumer: Consumer,
     settler: Settler,
     in_flight: InFlight,
@@ -68,6 +71,7 @@ impl Shell {
         slots: Slots,
         preparer: Arc<Preparer>,
         publisher: Arc<Publisher>,
+        takeover: Arc<Takeover>,
         consumer: Consumer,
         in_flight: InFlight,
         pulse: Pulse,
@@ -81,6 +85,7 @@ impl Shell {
             slots,
             preparer,
             publisher,
+            takeover,
             consumer,
             settler,
             in_flight,
@@ -215,6 +220,7 @@ impl Shell {
                 self.pulse.consuming(true);
             }
             Event::Delivery(delivery) => self.take_delivery(delivery).await,
+            Event::Absent { presence, tag } => self.take_over(&presence, tag),
             Event::Control(body) => match Control::decode(&body) {
                 Ok(Control::Ended(run)) => {
                     let status = self.preparer.store.status(run).await;
@@ -233,6 +239,19 @@ impl Shell {
                 self.core.on_session_lost(epoch);
             }
         }
+    }
+
+    /// Beside the loop: a worker may be gone.
+    fn take_over(&self, presence: &[u8], tag: Tag) {
+        let (takeover, settler) = (Arc::clone(&self.takeover), self.settler.clone());
+        let presence = Presence::decode(presence);
+        self.tracker.spawn(async move {
+            match presence {
+                Ok(presence) => takeover.on_absent(&presence).await,
+                Err(error) => tracing::warn!(%error, "a presence is not understood"),
+            }
+            settler.ack(tag).await;
+        });
     }
 
     async fn take_delivery(&mut self, delivery: Delivery) {

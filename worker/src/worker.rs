@@ -11,9 +11,11 @@ use bolthole_broker::clock;
 use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::id::{Incarnation, WorkerIndex};
 use bolthole_broker::limits::{WORKER_LEASE_MAX, WORKER_LEASE_MIN};
+use bolthole_broker::presence as message;
 use bolthole_broker::queue::{BadName, ConsumeOptions, Queue, QueueName};
 use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
+use bytes::Bytes;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{RwLock, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,7 @@ use crate::shell::Shell;
 use crate::simulate::SimulatedPort;
 use crate::slots::{Driven, Slots};
 use crate::spawn::Spawner;
+use crate::takeover::Takeover;
 use crate::tasks::Tasks;
 use crate::values::Values;
 
@@ -118,6 +121,7 @@ impl Worker {
         };
         let index = store.join(&record, options.lease).await?;
         let epoch = Arc::new(RwLock::new(store.epoch().await?));
+        let left_behind = message::Presence { index, incarnation, address: address.clone() };
         let parts = Parts {
             values: Arc::new(Values::new(held.clone(), index)),
             known: Arc::new(Known::new(store.clone())),
@@ -131,6 +135,8 @@ impl Worker {
             epoch,
             in_flight: InFlight::default(),
             pulse: Pulse::new(held.clone()),
+            fetcher: fetcher(&options),
+            presence: (!address.is_empty()).then(|| left_behind.encode()),
         };
         // A simulation has one runtime for everything.
         let user = match options.simulated {
@@ -156,7 +162,9 @@ impl Worker {
             None => None,
         };
         let publisher = parts.publisher();
-        let shell = parts.shell(&options, registry, states, queues, &publisher, bodies, &tasks)?;
+        let takeover = parts.takeover(&publisher);
+        let shell = parts.shell(&options, registry, states, queues, &takeover, bodies, &tasks)?;
+        tasks.spawn(takeover.watch());
         tasks.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
         parts.look_after(&tasks, record, publisher, port, options.reconcile);
         tasks.close();
@@ -237,6 +245,10 @@ struct Parts {
     known: Arc<Known>,
     in_flight: InFlight,
     pulse: Pulse,
+    fetcher: Fetcher,
+    /// What tells others of this worker when it is gone; none without a data port, because nobody
+    /// could ask whether it lives.
+    presence: Option<Bytes>,
     stop: CancellationToken,
 }
 
@@ -249,6 +261,18 @@ impl Parts {
         })
     }
 
+    fn takeover(&self, publisher: &Arc<Publisher>) -> Arc<Takeover> {
+        Arc::new(Takeover {
+            store: self.store.clone(),
+            publisher: Arc::clone(publisher),
+            fetcher: self.fetcher.clone(),
+            me: self.incarnation,
+            index: self.index,
+            lease: self.lease,
+            stop: self.stop.clone(),
+        })
+    }
+
     /// The loop, with its slots and its consumer.
     fn shell(
         &self,
@@ -256,19 +280,15 @@ impl Parts {
         registry: Registry,
         states: States,
         queues: Vec<QueueName>,
-        publisher: &Arc<Publisher>,
+        takeover: &Arc<Takeover>,
         bodies: Handle,
         tasks: &Tasks,
     ) -> Result<Shell, StartError> {
         let served: HashSet<String> = options.queues.iter().cloned().collect();
-        let receive = (options.memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
         let inputs = Inputs {
             store: self.store.clone(),
             values: Arc::clone(&self.values),
-            fetcher: match &options.simulated {
-                Some(simulated) => Fetcher::simulated(simulated.ports.clone()),
-                None => Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
-            },
+            fetcher: self.fetcher.clone(),
             me: self.index,
             gates: Gates::default(),
         };
@@ -310,16 +330,19 @@ impl Parts {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),
             prefetch_lo: prefetch(options.slots + 1),
+            presence: self.presence.clone(),
         });
         let in_flight = Arc::clone(&self.in_flight);
-        let publisher = Arc::clone(publisher);
+        let publisher = Arc::clone(&takeover.publisher);
         let pulse = self.pulse.clone();
         let me = self.incarnation;
+        let takeover = Arc::clone(takeover);
         Ok(Shell::new(
             core,
             slots,
             preparer,
             publisher,
+            takeover,
             consumer,
             in_flight,
             pulse,
@@ -365,6 +388,14 @@ impl Parts {
                 port.close().await;
             });
         }
+    }
+}
+
+fn fetcher(options: &Options) -> Fetcher {
+    let receive = (options.memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
+    match &options.simulated {
+        Some(simulated) => Fetcher::simulated(simulated.ports.clone()),
+        None => Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
     }
 }
 

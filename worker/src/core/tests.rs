@@ -44,7 +44,8 @@ impl Desk {
         for _ in 0..deliveries {
             queue.publish(&Route::hi(&name), Bytes::from_static(b"-")).await.unwrap();
         }
-        let options = ConsumeOptions { queues: vec![name], prefetch_hi: 9, prefetch_lo: 9 };
+        let options =
+            ConsumeOptions { queues: vec![name], prefetch_hi: 9, prefetch_lo: 9, presence: None };
         let mut consumer = queue.consume(options);
         let mut received = Vec::new();
         while received.len() < deliveries {
