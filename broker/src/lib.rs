@@ -12,7 +12,7 @@
 //! | [`queue`] | doorbells: RabbitMQ, or memory |
 //! | [`store`] | the truth: Redis, or memory |
 //! | [`handoff`] | the data port: results from worker to worker |
-//! | [`failpoint`], [`line`] | where tests and simulations make faults happen |
+//! | [`failpoint`], [`line`], `audit` | where tests and simulations make faults happen, and what they prove by |
 
 #![cfg_attr(
     test,
@@ -24,6 +24,8 @@
 )]
 
 pub mod args;
+#[cfg(feature = "failpoints")]
+pub mod audit;
 pub mod call;
 pub mod clock;
 pub mod control;

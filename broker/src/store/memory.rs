@@ -241,7 +241,9 @@ impl Memory {
 
     pub(super) async fn unlease(&self, run: RunId, leases: &[(TaskId, u64)]) -> Result<(), Error> {
         self.change(run, |run, _| {
-            leases.iter().for_each(|(task, nonce)| run.unlease(*task, *nonce))
+            for (task, nonce) in leases {
+                run.unlease(*task, *nonce);
+            }
         });
         Ok(())
     }
