@@ -7,6 +7,7 @@
 //! - [`dag`]: random graphs.
 //! - [`ledger`]: what bodies of tasks write down.
 //! - [`proxy`]: a TCP proxy that counts what goes through, and makes the network fail.
+//! - [`recovery`]: tasks that write down when and where they run.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`staging`]: a graph in store and queue without a client.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
@@ -18,6 +19,7 @@ pub mod conformance;
 pub mod dag;
 pub mod ledger;
 pub mod proxy;
+pub mod recovery;
 pub mod servers;
 pub mod staging;
 pub mod workload;
