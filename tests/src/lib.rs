@@ -9,6 +9,7 @@
 //! - [`proxy`]: a TCP proxy that counts what goes through, and makes the network fail.
 //! - [`recovery`]: tasks that write down when and where they run.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
+//! - [`simulation`]: random graphs on simulated clusters with random faults.
 //! - [`staging`]: a graph in store and queue without a client.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
 
@@ -21,5 +22,6 @@ pub mod ledger;
 pub mod proxy;
 pub mod recovery;
 pub mod servers;
+pub mod simulation;
 pub mod staging;
 pub mod workload;

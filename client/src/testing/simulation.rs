@@ -255,7 +255,7 @@ impl Simulation {
             let (faults, takes) = (self.faults.clone(), self.takes.clone());
             let weather = Weather::new(self.seed, faults.clone(), takes, self.keep);
             let world = World::new(self.setup.clone(), faults, Arc::clone(&weather))?;
-            let inside = Inside { weather: Arc::clone(&weather), store: world.store() };
+            let inside = world.inside();
             let client = loop {
                 match world.client().await {
                     Ok(client) => break client,

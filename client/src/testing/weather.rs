@@ -9,6 +9,7 @@ use std::time::Duration;
 use bolthole_broker::clock::Random;
 use bolthole_broker::limits::STORE_ANSWER;
 use bolthole_broker::line::{Fate, Line};
+use bolthole_broker::queue::{MemoryBroker, Queue, QueueName, Route};
 use bolthole_broker::store::Store;
 use bolthole_worker::simulate::{Attempt, Process, Script};
 use tokio::sync::Notify;
@@ -146,12 +147,23 @@ impl Weather {
 pub struct Inside {
     pub(super) weather: Arc<Weather>,
     pub(super) store: Store,
+    pub(super) queue: Queue,
+    pub(super) broker: MemoryBroker,
 }
 
 impl Inside {
     /// The store itself, at the end of no line.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Messages that wait in the lanes of a queue or are with a consumer.
+    pub async fn messages(&self, queue: &QueueName) -> usize {
+        let mut messages = self.broker.unsettled();
+        for route in [Route::hi(queue), Route::lo(queue)] {
+            messages += self.queue.depth(&route).await.unwrap_or(0) as usize;
+        }
+        messages
     }
 
     /// Nothing more goes wrong; what is going on comes to its end.

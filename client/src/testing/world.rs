@@ -13,7 +13,7 @@ use bolthole_worker::{Options, Worker};
 use tokio::time::{Instant, sleep_until};
 
 use super::faults::{Faults, Kind};
-use super::weather::Weather;
+use super::weather::{Inside, Weather};
 use crate::client::Client;
 use crate::embedded::queues_of;
 use crate::error::{Error, ErrorKind, Result};
@@ -97,9 +97,14 @@ impl World {
         })
     }
 
-    /// The store itself.
-    pub(super) fn store(&self) -> Store {
-        Store::Memory(self.store.clone())
+    /// The servers themselves.
+    pub(super) fn inside(&self) -> Inside {
+        Inside {
+            weather: Arc::clone(&self.weather),
+            store: Store::Memory(self.store.clone()),
+            queue: Queue::Memory(self.queue.clone()),
+            broker: self.broker.clone(),
+        }
     }
 
     /// A client of the cluster.

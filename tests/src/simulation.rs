@@ -1,0 +1,321 @@
+//! Random graphs on simulated clusters with random faults, against the same graphs run in order. All
+//! of a case follows from its seed: graph, cluster, faults, and every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use bolthole::capture::capture;
+use bolthole::delayed::AnyDelayed;
+use bolthole::testing::{Ended, Faults, Inside, Report, Sequential, SequentialError, Simulation};
+use bolthole::{Client, Delayed, ErrorKind, FailurePolicy, Handle, TaskErrorKind};
+use bolthole_broker::descriptor::Chunk;
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::queue::QueueName;
+use bolthole_broker::run::Examination;
+use bolthole_broker::store::Store;
+use tokio::time::sleep;
+
+use crate::dag::{Dag, Random, digest};
+
+/// The longest a case may take, in virtual time: faults last an hour at most.
+const LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
+/// How long messages may be left when all is done: reminders and repetitions come to their end.
+const SETTLE: Duration = Duration::from_secs(10 * 60);
+
+/// What became of a case.
+#[derive(Debug)]
+pub struct Case {
+    /// Its seed.
+    pub seed: u64,
+    /// Its faults.
+    pub faults: Faults,
+    /// Tasks of its graph.
+    pub tasks: usize,
+    /// What happened.
+    pub report: Report,
+    /// What must not be.
+    pub findings: Vec<String>,
+}
+
+/// What a client reads of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// A text with this digest.
+    Value(u64),
+    /// It failed like this, or another task did that it needs.
+    Failed(TaskErrorKind),
+    /// It was skipped, as far as is known.
+    None,
+}
+
+impl Case {
+    /// Plays the case of a seed; `keep` its history.
+    pub fn play(seed: u64, keep: bool) -> Self {
+        let mut random = Random::new(seed);
+        let dag = Dag::random(&mut random);
+        let faults = Faults::random(&mut random);
+        let lease = [1, 2, 10][random.below(3)];
+        let mut simulation = Simulation::new(seed)
+            .workers(1 + random.below(4))
+            .slots(1 + random.below(3))
+            .lease(Duration::from_secs(lease))
+            .faults(faults.clone())
+            .limit(LIMIT)
+            .keep_history(keep);
+        let calls = dag.calls();
+        let expected = match expected(&calls) {
+            Ok(expected) => expected,
+            Err(error) => panic!("the graph of seed {seed} cannot be run in order: {error}"),
+        };
+        let observed = simulation.try_run(async |client: Client, inside: &Inside| {
+            watch(seed, client, inside, calls).await
+        });
+        let mut findings = Vec::new();
+        match observed {
+            Ok(Ok(observed)) => judge(&expected, observed, &mut findings),
+            Ok(Err(stuck)) => findings.push(format!("C1: {stuck}")),
+            Err(error) => findings.push(format!("the simulation cannot start: {error}")),
+        }
+        let report = simulation.report().clone();
+        repeats(&report, &mut findings);
+        Self { seed, faults, tasks: dag.nodes.len(), report, findings }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} tasks; {}", self.tasks, self.report)?;
+        self.findings.iter().try_for_each(|finding| writeln!(f, "  violation: {finding}"))?;
+        write!(f, "  again: simulate --seeds 1 --from {} --trace", self.seed)
+    }
+}
+
+/// The outputs of the graph run in order.
+fn expected(calls: &[Delayed<String>]) -> Result<Vec<Outcome>, bolthole::CaptureError> {
+    let outputs: Vec<&dyn AnyDelayed> = calls.iter().map(|call| call as &dyn AnyDelayed).collect();
+    let results = Sequential::new().virtual_time().run(&capture(&outputs)?);
+    Ok(results.iter().map(in_order).collect())
+}
+
+fn in_order(result: &Result<bolthole_broker::call::Value, SequentialError>) -> Outcome {
+    match result {
+        Ok(value) => {
+            let text: Option<String> = rmp_serde::from_slice(&value.bytes).ok();
+            Outcome::Value(digest(&text.unwrap_or_default()))
+        }
+        Err(SequentialError::Failed { .. }) => Outcome::Failed(TaskErrorKind::User),
+        Err(SequentialError::Panicked { .. }) => Outcome::Failed(TaskErrorKind::Panic),
+        Err(_) => Outcome::None,
+    }
+}
+
+/// What is seen of a run.
+struct Observed {
+    /// Outputs as they are read first, and once more when all is over.
+    outcomes: [Vec<Result<Outcome, String>>; 2],
+    findings: Vec<String>,
+}
+
+/// Submits the graph, reads its outputs while things go wrong, then looks at what is left.
+async fn watch(
+    seed: u64,
+    client: Client,
+    inside: &Inside,
+    calls: Vec<Delayed<String>>,
+) -> Observed {
+    let mut findings = Vec::new();
+    let handles = match submit(seed, &client, calls).await {
+        Ok(handles) => handles,
+        Err(error) => {
+            return Observed { outcomes: [vec![Err(error)], Vec::new()], findings };
+        }
+    };
+    inside.accepted();
+    let run = handles[0].in_run();
+    let mut first = Vec::with_capacity(handles.len());
+    for (place, handle) in handles.iter().enumerate() {
+        let outcome = read(handle).await;
+        inside.note(format_args!("output {place} is {outcome:?}"));
+        first.push(outcome);
+    }
+    findings.extend(examine(inside.store(), run.id()).await);
+    inside.calm();
+    if let Err(error) = run.wait().await {
+        findings.push(format!("C1: the run's end cannot be waited for: {error}"));
+    }
+    let mut second = Vec::with_capacity(handles.len());
+    for handle in &handles {
+        second.push(read(handle).await);
+    }
+    findings.extend(examine(inside.store(), run.id()).await);
+    drop(handles);
+    if let Err(error) = run.forget().await {
+        findings.push(format!("C8: the run cannot be deleted: {error}"));
+    }
+    findings.extend(left(inside).await);
+    Observed { outcomes: [first, second], findings }
+}
+
+/// Submits under a name, again after an error: a run that was accepted is found again.
+async fn submit(
+    seed: u64,
+    client: &Client,
+    calls: Vec<Delayed<String>>,
+) -> Result<Vec<Handle<String>>, String> {
+    let mut tries = 0;
+    loop {
+        let run = client.run(format!("seed {seed}")).policy(FailurePolicy::Continue);
+        match run.submit(calls.clone()).await {
+            Ok(handles) => return Ok(handles),
+            Err(error) if error.is_retryable() && tries < 100 => {
+                tries += 1;
+                sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(format!("not submitted: {error}")),
+        }
+    }
+}
+
+/// An output, asked for again while the servers are away.
+async fn read(handle: &Handle<String>) -> Result<Outcome, String> {
+    let mut tries = 0;
+    loop {
+        match handle.result().await {
+            Ok(text) => return Ok(Outcome::Value(digest(&text))),
+            Err(error) => match (error.kind(), error.task()) {
+                (ErrorKind::Task(_), Some(task)) => return Ok(Outcome::Failed(task.kind.clone())),
+                _ if error.is_retryable() && tries < 100 => {
+                    tries += 1;
+                    sleep(Duration::from_secs(1)).await;
+                }
+                _ => return Err(error.to_string()),
+            },
+        }
+    }
+}
+
+/// C9 and C10: what the store counts, counted again.
+async fn examine(store: &Store, run: RunId) -> Vec<String> {
+    let Ok(Some(dump)) = store.dump(run).await else { return vec!["the run is gone".to_owned()] };
+    let mut examination = Examination::new(&dump);
+    for (segment, number) in examination.chunks() {
+        let chunk = store.chunks(run, &[(segment, number)]).await.ok();
+        let chunk = chunk.and_then(|mut chunks| chunks.pop().flatten());
+        let chunk = chunk.and_then(|bytes| Chunk::decode(&bytes, segment).ok());
+        examination.add(segment, number, chunk.as_ref());
+    }
+    examination.finish().iter().map(|finding| format!("C10: {finding}")).collect()
+}
+
+/// C8: what is left in the end.
+async fn left(inside: &Inside) -> Option<String> {
+    let step = Duration::from_secs(5);
+    let mut waited = Duration::ZERO;
+    loop {
+        let runs = inside.store().runs().await.map(|runs| runs.len()).unwrap_or(0);
+        let messages = inside.messages(&QueueName::default()).await;
+        if runs == 0 && messages == 0 {
+            return None;
+        }
+        if waited > SETTLE {
+            return Some(format!("C8: {runs} runs and {messages} messages are left"));
+        }
+        sleep(step).await;
+        waited += step;
+    }
+}
+
+/// C3 and C7.
+fn judge(expected: &[Outcome], observed: Observed, findings: &mut Vec<String>) {
+    let [first, second] = &observed.outcomes;
+    findings.extend(observed.findings);
+    for (place, (expected, outcome)) in expected.iter().zip(first).enumerate() {
+        let agrees = match (expected, outcome) {
+            // Because of which of several inputs is not determined.
+            (Outcome::None, Ok(Outcome::Failed(_))) => true,
+            (expected, Ok(outcome)) => expected == outcome,
+            (_, Err(_)) => false,
+        };
+        if !agrees {
+            findings.push(format!("C3: output {place} is {outcome:?}, not {expected:?}"));
+        }
+        if second.get(place).is_some_and(|again| again != outcome) {
+            let again = &second[place];
+            findings.push(format!("C7: output {place} was {outcome:?} and is {again:?}"));
+        }
+    }
+}
+
+/// C5: without faults a body runs once.
+fn repeats(report: &Report, findings: &mut Vec<String>) {
+    if !report.faults.is_empty() {
+        return;
+    }
+    let mut counts: BTreeMap<(RunId, TaskId, u32), u32> = BTreeMap::new();
+    for execution in &report.executions {
+        *counts.entry((execution.run, execution.task, execution.attempt)).or_default() += 1;
+    }
+    let repeated = counts.into_iter().filter(|(_, count)| *count > 1);
+    findings.extend(repeated.map(|((_, task, attempt), count)| {
+        format!("C5: attempt {attempt} of {task} ran {count} times without a fault")
+    }));
+}
+
+/// Figures of many cases.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Cases.
+    pub seeds: u64,
+    /// Tasks of their graphs.
+    pub tasks: u64,
+    /// Attempts.
+    pub attempts: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Events that faults are to bring about.
+    pub sometimes: BTreeMap<&'static str, u64>,
+    /// Violations.
+    pub violations: u64,
+}
+
+impl Summary {
+    /// Adds a case.
+    pub fn add(&mut self, case: &Case) {
+        self.seeds += 1;
+        self.tasks += case.tasks as u64;
+        self.attempts += case.report.executions.len() as u64;
+        self.violations += case.findings.len() as u64;
+        for (fault, count) in &case.report.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+        for (event, count) in sometimes(&case.report) {
+            *self.sometimes.entry(event).or_default() += count;
+        }
+    }
+}
+
+/// What faults are to bring about, as far as attempts show it.
+fn sometimes(report: &Report) -> Vec<(&'static str, u64)> {
+    let mut seen: BTreeMap<(RunId, TaskId, u8), BTreeSet<u32>> = BTreeMap::new();
+    let mut crashed = 0;
+    for execution in &report.executions {
+        crashed += u64::from(execution.ended == Ended::Crashed);
+        let key = (execution.run, execution.task, execution.generation);
+        seen.entry(key).or_default().insert(execution.worker);
+    }
+    let elsewhere = seen.values().filter(|workers| workers.len() > 1).count() as u64;
+    let recomputed = seen.keys().filter(|(_, _, generation)| *generation > 0).count() as u64;
+    vec![("cut short", crashed), ("run elsewhere", elsewhere), ("recomputed", recomputed)]
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seeds, tasks, attempts, violations, .. } = self;
+        write!(f, "simulate: {seeds} seeds, {tasks} tasks, {attempts} attempts; faults:")?;
+        self.faults.iter().try_for_each(|(fault, count)| write!(f, " {fault} {count},"))?;
+        write!(f, " reached:")?;
+        self.sometimes.iter().try_for_each(|(event, count)| write!(f, " {event} {count},"))?;
+        write!(f, " {violations} violations")
+    }
+}
