@@ -19,6 +19,7 @@ use crate::run::{
     Revived, RunDump, RunStatus, Stage, Tally, TaskStatus,
 };
 use crate::state::RunState;
+use crate::wire::WireError;
 
 mod memory;
 mod redis;
@@ -60,6 +61,18 @@ pub struct WorkerRecord {
     pub held_bytes: u64,
     /// Names and signatures of the tasks it can run.
     pub tasks: Vec<(String, String)>,
+}
+
+impl WorkerRecord {
+    /// The stored form: MessagePack with named fields, so that later versions can add some.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        rmp_serde::to_vec_named(self).map_err(|_| WireError::Invalid("the record of a worker"))
+    }
+
+    /// Reads the stored form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        rmp_serde::from_slice(bytes).map_err(|_| WireError::Invalid("the record of a worker"))
+    }
 }
 
 /// Where a reader of a run's events stands. Starts at the default.

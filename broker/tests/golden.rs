@@ -180,6 +180,6 @@ fn worker_records_are_as_they_were() {
         held_bytes: 1 << 30,
         tasks: vec![("etl::load".to_owned(), "(String) -> Day".to_owned())],
     };
-    let stored = golden("worker_v1.bin", &rmp_serde::to_vec_named(&record).unwrap());
-    assert_eq!(rmp_serde::from_slice::<WorkerRecord>(&stored).unwrap(), record);
+    let stored = golden("worker_v1.bin", &record.encode().unwrap());
+    assert_eq!(WorkerRecord::decode(&stored), Ok(record));
 }

@@ -5,6 +5,7 @@
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
 //! - [`conformance`]: what every implementation of a seam does.
 //! - [`dag`]: random graphs.
+//! - [`fuzz`]: what any bytes may do to whoever reads them.
 //! - [`ledger`]: what bodies of tasks write down.
 //! - [`proxy`]: a TCP proxy that counts what goes through, and makes the network fail.
 //! - [`recovery`]: tasks that write down when and where they run.
@@ -18,6 +19,7 @@ pub mod check;
 pub mod cluster;
 pub mod conformance;
 pub mod dag;
+pub mod fuzz;
 pub mod ledger;
 pub mod proxy;
 pub mod recovery;

@@ -16,7 +16,7 @@ impl Redis {
         record: &WorkerRecord,
         hold: Duration,
     ) -> Result<WorkerIndex, Error> {
-        let value = pack(record)?;
+        let value = record.encode()?;
         loop {
             let [a, b, c] = clock::random_bytes::<3>();
             let index = WorkerIndex::new(u32::from_be_bytes([0, a, b, c]));
@@ -36,7 +36,7 @@ impl Redis {
         record: &WorkerRecord,
         hold: Duration,
     ) -> Result<bool, Error> {
-        let value = pack(record)?;
+        let value = record.encode()?;
         let mut set = redis::cmd("SET");
         set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(millis(hold)).arg("GET");
         let before = self.lanes.ask(&index, &set).await?;
@@ -77,7 +77,7 @@ impl Redis {
         let mut get = redis::cmd("GET");
         get.arg(self.keys.worker(index));
         let value = optional_bytes(self.lanes.ask(&index, &get).await?)?;
-        value.map(|bytes| unpack(&bytes)).transpose()
+        Ok(value.map(|bytes| WorkerRecord::decode(&bytes)).transpose()?)
     }
 
     pub(in crate::store) async fn workers(
@@ -99,7 +99,7 @@ impl Redis {
         let mut dead = Vec::new();
         for (index, record) in indexes.iter().zip(records) {
             match optional_bytes(record)? {
-                Some(bytes) => living.push((*index, unpack(&bytes)?)),
+                Some(bytes) => living.push((*index, WorkerRecord::decode(&bytes)?)),
                 None => dead.push(*index),
             }
         }
@@ -153,14 +153,4 @@ fn as_millis(time: Duration) -> u64 {
 
 fn millis(hold: Duration) -> String {
     hold.as_millis().to_string()
-}
-
-fn pack(record: &WorkerRecord) -> Result<Vec<u8>, Error> {
-    rmp_serde::to_vec_named(record)
-        .map_err(|error| Error::Corrupt(format!("the record of a worker: {error}")))
-}
-
-fn unpack(bytes: &[u8]) -> Result<WorkerRecord, Error> {
-    rmp_serde::from_slice(bytes)
-        .map_err(|error| Error::Corrupt(format!("the record of a worker: {error}")))
 }
