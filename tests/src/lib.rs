@@ -12,6 +12,7 @@
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`simulation`]: random graphs on simulated clusters with random faults.
 //! - [`staging`]: a graph in store and queue without a client.
+//! - [`trend`]: whether memory, open files or keys grow.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
 
 pub mod chaos;
@@ -26,4 +27,5 @@ pub mod recovery;
 pub mod servers;
 pub mod simulation;
 pub mod staging;
+pub mod trend;
 pub mod workload;
