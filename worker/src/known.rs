@@ -56,6 +56,15 @@ impl<K: Copy + Eq + Hash, V: Clone> Cache<K, V> {
             self.bytes -= oldest.map_or(0, |(_, bytes)| bytes);
         }
     }
+
+    fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        let before = self.order.len();
+        self.order.retain(&keep);
+        if self.order.len() < before {
+            self.values.retain(|key, _| keep(key));
+            self.bytes = self.values.values().map(|(_, bytes)| bytes).sum();
+        }
+    }
 }
 
 fn get<K: Copy + Eq + Hash, V: Clone>(cache: &Mutex<Cache<K, V>>, key: K) -> Option<V> {
@@ -137,6 +146,15 @@ impl Known {
         Ok(Some(bytes))
     }
 
+    /// Forgets all runs but these, sorted ones: the others are gone.
+    pub(crate) fn retain(&self, runs: &[RunId]) {
+        let keep = |run: &RunId| runs.binary_search(run).is_ok();
+        let (chunks, headers, blobs) = (&self.chunks, &self.headers, &self.blobs);
+        chunks.lock().unwrap_or_else(PoisonError::into_inner).retain(|(run, _, _)| keep(run));
+        headers.lock().unwrap_or_else(PoisonError::into_inner).retain(keep);
+        blobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|(run, _)| keep(run));
+    }
+
     pub(crate) fn blob_at_hand(&self, run: RunId, digest: BlobDigest) -> Option<Bytes> {
         get(&self.blobs, (run, digest))
     }
@@ -146,5 +164,25 @@ impl Describe for Known {
     fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo> {
         let (segment, number) = chunk_of(task);
         TaskInfo::find(&get(&self.chunks, (run, segment, number))?, task.index())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_the_oldest_goes_first() {
+        let cache: Mutex<Cache<u8, u8>> = Cache::new(30);
+        for key in 1..=4 {
+            put(&cache, key, 10 * key, 10);
+        }
+        assert_eq!((get(&cache, 1), get(&cache, 2), get(&cache, 4)), (None, Some(20), Some(40)));
+        cache.lock().unwrap().retain(|key| *key == 3);
+        assert_eq!((get(&cache, 2), get(&cache, 3)), (None, Some(30)));
+        for key in 5..=6 {
+            put(&cache, key, 10 * key, 10);
+        }
+        assert_eq!((get(&cache, 3), get(&cache, 6)), (Some(30), Some(60)), "there was room");
     }
 }

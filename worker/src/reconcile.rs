@@ -14,6 +14,7 @@ use bolthole_broker::store::{Error, Store, WorkerRecord};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::known::Known;
 use crate::publish::Publisher;
 use crate::values::Values;
 
@@ -33,6 +34,7 @@ pub(crate) struct Reconciler {
     pub(crate) store: Store,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) values: Arc<Values>,
+    pub(crate) known: Arc<Known>,
     pub(crate) me: Incarnation,
     /// A run without progress for this long is scanned.
     pub(crate) patience: Duration,
@@ -83,6 +85,7 @@ impl Reconciler {
     async fn look(&self, seen: &mut HashMap<RunId, Seen>, sure: bool) -> Result<(), Error> {
         let runs = self.store.runs().await?;
         seen.retain(|run, _| runs.contains(run));
+        self.known.retain(&runs);
         self.bury().await?;
         self.sweep().await?;
         for run in runs {

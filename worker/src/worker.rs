@@ -375,6 +375,7 @@ impl Parts {
             store: self.store.clone(),
             publisher,
             values: Arc::clone(&self.values),
+            known: Arc::clone(&self.known),
             me: self.incarnation,
             patience: patience.unwrap_or(self.lease),
             lease: self.lease,
