@@ -4,7 +4,7 @@
 //! decodes that as the parameter's type.
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::wire::{Reader, WireError, put_bytes, put_varint};
@@ -21,7 +21,7 @@ const TAG_BLOB: u8 = 3;
 pub type BlobDigest = [u8; 32];
 
 /// One argument, or a part of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arg {
     /// A MessagePack value.
     Value(Bytes),

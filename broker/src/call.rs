@@ -156,6 +156,11 @@ impl Ctx {
         self.inner.header.get(name).map(String::as_str)
     }
 
+    /// All of the run's header.
+    pub fn headers(&self) -> &BTreeMap<String, String> {
+        &self.inner.header
+    }
+
     /// Adds a graph to the run: it starts when this attempt succeeds and is dropped otherwise.
     #[doc(hidden)]
     pub fn push_submitted(&self, captured: Captured) {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{Arg, BlobDigest};
 use crate::id::{RunId, TaskId};
@@ -31,7 +32,7 @@ pub use plan::{Plan, PlanError, plan};
 pub use segment::{PushError, Segment, SegmentBuilder};
 
 /// One call of a task.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Its class, as an index into the graph's classes.
     pub class: u32,
@@ -46,7 +47,7 @@ pub struct Node {
 }
 
 /// A graph as captured: calls in an order in which every call stands behind its inputs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Captured {
     /// The run that `earlier` inputs belong to; `None` when no call has any.
     pub run: Option<RunId>,

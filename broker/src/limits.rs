@@ -86,6 +86,19 @@ pub const TASK_LEASE_AFTER: Duration = Duration::from_millis(250);
 pub const DEATH_MEMORY: Duration = Duration::from_secs(60 * 60);
 /// Processes that a task may bring down, alone in each of them, before it has failed.
 pub const CRASHES_MAX: u32 = 3;
+/// How long a child may take until it can run tasks: the values that tasks share are made first.
+pub const CHILD_START: Duration = Duration::from_secs(60);
+/// How long a body in a child may go on after it was cancelled or its time was over: it may want to
+/// tidy up.
+pub const CHILD_GRACE: Duration = Duration::from_millis(500);
+/// How long a child waits for another task before it is ended.
+pub const CHILD_IDLE: Duration = Duration::from_secs(60);
+/// One frame between a worker and its child, without results, inputs and blobs: arguments, or the
+/// graph that a body has submitted with its blobs.
+pub const CHILD_FRAME_BYTES_MAX: usize = 2 * RUN_BLOB_BYTES_MAX;
+/// Threads that may be stuck in bodies that are out of time, for each slot; one more and the worker
+/// goes: they take processor time and memory, and nothing else stops them.
+pub const STUCK_PER_SLOT_MAX: usize = 4;
 /// A delivery held this long is acknowledged: from then on the lease protects its tasks, so no
 /// broker's acknowledgement timeout can hit.
 pub const DELIVERY_HOLD_MAX: Duration = Duration::from_secs(20);

@@ -14,7 +14,7 @@ use bolthole_broker::task::TaskKind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::flight::{Kept, Key, Runnable, TaskInfo, Wanted};
+use crate::flight::{Doubt, Kept, Key, LAZY_CHAIN_MAX, Runnable, TaskInfo, Wanted};
 
 mod batch;
 mod commits;
@@ -31,8 +31,6 @@ pub(crate) use tick::OnSlot;
 
 /// A task's work should last about this long between two looks at the queue.
 const PARCEL_WORK: Duration = Duration::from_millis(3);
-/// Tasks that may follow each other without a commit between them.
-const LAZY_CHAIN_MAX: u16 = 64;
 
 /// What the worker must do.
 #[derive(Debug)]
@@ -80,8 +78,8 @@ pub(crate) enum Effect {
 pub(crate) struct Publish {
     pub(crate) run: RunId,
     pub(crate) ready: Vec<Ready>,
-    /// Whether receivers must ask the store first.
-    pub(crate) check: bool,
+    /// What receivers must know.
+    pub(crate) doubt: Doubt,
     pub(crate) ticket: Ticket,
 }
 
@@ -116,6 +114,12 @@ struct Flight {
     nonce: u64,
     attempt: u32,
     leased: bool,
+    /// Whether it runs on a thread of this process, which cannot be stopped.
+    threaded: bool,
+    /// Of a suspect: how many that follow it are suspects, too, and itself.
+    suspect: u16,
+    /// Processes it is known to have brought down.
+    crashes: u32,
     cancel: Option<CancellationToken>,
     result: Option<Kept>,
     /// Tasks between it and the last commit.
@@ -210,7 +214,7 @@ impl Core {
         &mut self,
         delivery: &Delivery,
         parcel: Parcel,
-        fresh: bool,
+        doubt: Doubt,
         now: Instant,
     ) -> Vec<Effect> {
         if self.draining {
@@ -229,8 +233,7 @@ impl Core {
             let of_segment = chunks.iter().filter(|(segment, _)| *segment == task.segment());
             let mut found = of_segment.filter_map(|(_, chunk)| TaskInfo::find(chunk, task.index()));
             let info = found.next();
-            let check = !fresh || delivery.redelivered;
-            let wanted = Wanted { ready, info, check, lazy: None };
+            let wanted = Wanted { ready, info, doubt, lazy: None };
             self.parcels.add_tasks(id, 1);
             self.take_off(run, &wanted, Some(id), None, 0);
             tasks.push(wanted);
@@ -291,7 +294,7 @@ impl Core {
             .collect();
         let mut effects = Vec::new();
         for key in preparing {
-            self.give_away(key, true, &mut effects);
+            self.give_away(key, Doubt::Old, &mut effects);
         }
         effects.extend(self.on_taken_back(benched, now));
         effects
@@ -303,7 +306,7 @@ impl Core {
         for key in keys {
             match self.flights.get(key) {
                 Some(flight) if flight.void => self.leave(*key, &mut effects),
-                _ => self.give_away(*key, true, &mut effects),
+                _ => self.give_away(*key, Doubt::Old, &mut effects),
             }
         }
         self.settle_deliveries(now, &mut effects);
@@ -328,6 +331,9 @@ impl Core {
             nonce: 0,
             attempt: 1,
             leased: false,
+            threaded: false,
+            suspect: 0,
+            crashes: 0,
             cancel: None,
             result: None,
             depth,
@@ -359,33 +365,37 @@ impl Core {
             return;
         }
         if self.draining {
-            self.give_away_now(key, true, effects);
+            self.give_away_now(key, Doubt::Old, effects);
             return;
         }
         let (parcel, outbox) = (flight.parcel, flight.outbox);
-        let wanted =
-            Wanted { ready: flight.ready, info: flight.info.clone(), check: true, lazy: None };
+        let wanted = Wanted {
+            ready: flight.ready,
+            info: flight.info.clone(),
+            doubt: Doubt::Old,
+            lazy: None,
+        };
         self.take_off(key.0, &wanted, parcel, outbox, 0);
         effects.push(Effect::Prepare { run: key.0, tasks: vec![wanted] });
     }
 
     /// A task leaves by being published; its delivery and outbox entry wait for the confirm. While
     /// it is being prepared its place is kept, so that the answer meets no later attempt.
-    fn give_away(&mut self, key: Key, check: bool, effects: &mut Vec<Effect>) {
+    fn give_away(&mut self, key: Key, doubt: Doubt, effects: &mut Vec<Effect>) {
         let flight = self.flights.get(&key);
         let Some(flight) = flight.filter(|flight| flight.stage == Stage::Preparing) else {
-            self.give_away_now(key, check, effects);
+            self.give_away_now(key, doubt, effects);
             return;
         };
-        let wanted = Wanted { ready: flight.ready, info: None, check, lazy: None };
-        self.give_away_now(key, check, effects);
+        let wanted = Wanted { ready: flight.ready, info: None, doubt, lazy: None };
+        self.give_away_now(key, doubt, effects);
         self.take_off(key.0, &wanted, None, None, 0);
         if let Some(flight) = self.flights.get_mut(&key) {
             flight.void = true;
         }
     }
 
-    fn give_away_now(&mut self, key: Key, check: bool, effects: &mut Vec<Effect>) {
+    fn give_away_now(&mut self, key: Key, doubt: Doubt, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flights.remove(&key) else { return };
         if let Some(cancel) = flight.cancel {
             cancel.cancel();
@@ -396,7 +406,7 @@ impl Core {
             self.parcels.task_over(parcel);
         }
         let ready = vec![flight.ready];
-        effects.push(Effect::Publish(Publish { run: key.0, ready, check, ticket }));
+        effects.push(Effect::Publish(Publish { run: key.0, ready, doubt, ticket }));
     }
 
     /// `count` releases of an outbox entry are taken care of.

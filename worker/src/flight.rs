@@ -14,6 +14,9 @@ use bolthole_broker::task::TaskClass;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+/// Tasks that may follow each other without a commit between them.
+pub(crate) const LAZY_CHAIN_MAX: u16 = 64;
+
 /// A task of a run.
 pub(crate) type Key = (RunId, TaskId);
 
@@ -49,6 +52,26 @@ impl TaskInfo {
     }
 }
 
+/// What speaks against a message, or against a task that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing: all is as it says.
+    None,
+    /// It is a reminder, or of another life of the store: the store knows where the task stands.
+    Old,
+    /// The same, for it came again: whether a worker has died, which may have died of it, is to be
+    /// found out.
+    Repeated,
+    /// The same, and a worker that had it has died: of this task, or of one of so many that may
+    /// have run on behind it there.
+    Deadly(u16),
+}
+
+impl Doubt {
+    /// Of a worker that died with it.
+    pub(crate) const DEADLY: Self = Self::Deadly(LAZY_CHAIN_MAX);
+}
+
 /// A task to prepare.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -56,9 +79,8 @@ pub(crate) struct Wanted {
     pub(crate) ready: Ready,
     /// Its descriptor, when it is at hand.
     pub(crate) info: Option<TaskInfo>,
-    /// Whether the store must be asked first where the task stands: the message is a repetition, a
-    /// reminder, or of another life of the store.
-    pub(crate) check: bool,
+    /// Whether the store must be asked first where the task stands, and more.
+    pub(crate) doubt: Doubt,
     /// It continues the uncommitted attempt of this nonce here, whose value it may use.
     pub(crate) lazy: Option<u64>,
 }
@@ -97,6 +119,12 @@ pub(crate) struct Runnable {
     pub(crate) nonce: u64,
     /// Whether a lease was taken before the start.
     pub(crate) leased: bool,
+    /// Whether it runs in a process of its own.
+    pub(crate) isolated: bool,
+    /// Of a suspect: how many that follow it are suspects, too, and itself.
+    pub(crate) suspect: u16,
+    /// Processes it is known to have brought down.
+    pub(crate) crashes: u32,
     /// Ends the attempt early, as far as the task's code looks.
     pub(crate) cancel: CancellationToken,
 }
@@ -128,6 +156,8 @@ pub(crate) enum Ended {
     Done(Kept),
     /// It returned a task of the segment that it submitted.
     Forwarded(TaskId),
+    /// With its process, in which it was alone.
+    Crashed { how: String, last_lines: Vec<String> },
     /// With an error; `retryable` unless it would be the same every time.
     Failed {
         kind: TaskErrorKind,

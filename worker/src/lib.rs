@@ -7,9 +7,10 @@
 //! | `core` | every decision, as functions from events to effects |
 //! | `shell` | the loop that feeds the core and carries out its effects |
 //! | `flight` | a task on its way through, step by step |
-//! | `prepare`, `inputs`, `known` | what a task needs: lease, inputs, descriptor, header, blobs |
+//! | `prepare`, `inputs`, `known`, `turns` | what a task needs: inputs, descriptor, header, blobs, lease |
 //! | `lineage` | what to compute again when results are lost |
-//! | `slots`, `spawn` | running bodies; tasks that tasks submit |
+//! | `slots`, `executor`, [`child`] | running bodies, on threads and in child processes |
+//! | `spawn` | tasks that tasks submit |
 //! | `commit` | commits whose reply may have been lost |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
 //! | `takeover` | ringing for what a worker that is gone had |
@@ -26,8 +27,10 @@
     )
 )]
 
+pub mod child;
 mod commit;
 mod core;
+mod executor;
 mod flight;
 pub mod health;
 pub mod hold;
@@ -49,8 +52,9 @@ mod slots;
 mod spawn;
 mod takeover;
 mod tasks;
+mod turns;
 mod values;
 mod worker;
 
-pub use options::Options;
+pub use options::{ChildOptions, Options};
 pub use worker::{StartError, Worker};

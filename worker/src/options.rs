@@ -44,6 +44,25 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// In a simulation: its place there. It opens no socket then and starts no thread.
     pub simulated: Option<Simulated>,
+    /// Child processes for tasks that must not run in this one; `None` for none, as it must be where
+    /// this program, started again, would not come to [`crate::child::serve`].
+    pub children: Option<ChildOptions>,
+}
+
+/// Which tasks run in child processes, besides those that ask for it and those that are suspects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChildOptions {
+    /// Those of these queues; `*` stands for all.
+    pub queues: Vec<String>,
+    /// The most that one child may allocate, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+impl ChildOptions {
+    /// Whether all tasks of a queue run in children.
+    pub(crate) fn takes(&self, queue: &str) -> bool {
+        self.queues.iter().any(|name| name == queue || name == "*")
+    }
 }
 
 impl Default for Options {
@@ -61,6 +80,7 @@ impl Default for Options {
             reconcile: None,
             health: None,
             simulated: None,
+            children: None,
         }
     }
 }

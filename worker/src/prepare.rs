@@ -10,13 +10,11 @@ use bolthole_broker::call::{Call, Ctx, States, Value};
 use bolthole_broker::clock;
 use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
-use bolthole_broker::failpoint::{self, Point};
-use bolthole_broker::handoff::Peer;
-use bolthole_broker::id::{Incarnation, RunId, TaskId};
+use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
 use bolthole_broker::locator::Locator;
 use bolthole_broker::registry::{Registry, TaskEntry};
-use bolthole_broker::run::{Header, LeaseRequest, Leased, Ready};
+use bolthole_broker::run::{Header, Ready};
 use bolthole_broker::state::TaskState;
 use bolthole_broker::store::{Error, Store};
 use bolthole_broker::task::{RELAY, TaskClass, TaskKind};
@@ -25,14 +23,20 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Describe;
-use crate::flight::{Key, Prepared, Runnable, TaskInfo, Wanted};
+use crate::flight::{Doubt, Key, Prepared, Runnable, TaskInfo, Wanted};
 use crate::inputs::{Input, InputError, Inputs};
 use crate::known::Known;
 use crate::lineage::{Lineage, Recovered, forwarded_to};
+use crate::options::ChildOptions;
+use crate::turns::{Turn, Turns};
 use crate::values::Values;
 
 /// The wait before the store is asked again, doubled each time up to the second.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Why a task that asks for a process of its own is not run in this program.
+const NO_CHILDREN: &str = "it is to run in a process of its own, for which this program would be \
+     started again: call `bolthole::worker::serve_as_child()` first of all in `main`";
 
 /// Prepares tasks.
 #[derive(Debug)]
@@ -44,10 +48,10 @@ pub(crate) struct Preparer {
     pub(crate) registry: Registry,
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
-    pub(crate) incarnation: Incarnation,
-    /// How long a lease holds.
-    pub(crate) lease: Duration,
     pub(crate) lineage: Lineage,
+    pub(crate) turns: Turns,
+    /// Which tasks run in children, when there can be any.
+    pub(crate) children: Option<ChildOptions>,
     /// What tasks may ask for here.
     pub(crate) resources: BTreeMap<String, u32>,
     /// Since when tasks wait that this build cannot run.
@@ -62,33 +66,26 @@ struct Start {
     attempt: u32,
     nonce: u64,
     leased: bool,
-}
-
-/// Whether an attempt may start.
-#[derive(Debug, Clone, Copy)]
-enum Turn {
-    Ours {
-        attempt: u32,
-    },
-    NotOurs,
-    /// Not before this time has passed.
-    Early(Duration),
+    isolated: bool,
+    suspect: u16,
+    crashes: u32,
 }
 
 impl Start {
     fn first() -> Self {
-        Self { attempt: 1, nonce: clock::random_u64(), leased: false }
+        let (attempt, nonce, leased) = (1, clock::random_u64(), false);
+        Self { attempt, nonce, leased, isolated: false, suspect: 0, crashes: 0 }
     }
 }
 
 impl Preparer {
     /// Prepares a task from what is in memory, or not at all.
     pub(crate) fn at_once(&self, run: RunId, wanted: &Wanted) -> Option<Prepared> {
-        if wanted.check || wanted.ready.forwarded.is_some() {
+        if wanted.doubt != Doubt::None || wanted.ready.forwarded.is_some() {
             return None;
         }
         let info = wanted.info.clone().or_else(|| self.known.describe(run, wanted.ready.task))?;
-        if info.class().kind == TaskKind::Effect {
+        if info.class().kind == TaskKind::Effect || self.isolates(info.class()) {
             return None;
         }
         let header = self.known.header_at_hand(run)?;
@@ -149,7 +146,7 @@ impl Preparer {
             };
             match self.unfit(run, ready, &info) {
                 Some(unfit) => prepared.push((key, unfit)),
-                None => waiting.push((ready, info, wanted.check)),
+                None => waiting.push((ready, info, wanted.doubt)),
             }
         }
         let needed = waiting.iter().flat_map(|(ready, info, _)| info.inputs(ready).to_vec());
@@ -159,13 +156,19 @@ impl Preparer {
         let inputs = self.inputs.gather(run, needed).await?;
         let recovered = self.lineage.recover(run, lost_of(&waiting, &inputs)).await?;
         let mut rearmed = recovered.ready.clone();
-        for (ready, info, check) in waiting {
+        let again = waiting.iter().any(|(_, _, doubt)| *doubt == Doubt::Repeated);
+        let deadly = again && self.turns.has_anyone_died().await?;
+        for (ready, info, doubt) in waiting {
             let header = header.clone().unwrap_or_default();
             let key = (run, ready.task);
             let without = without_inputs(ready, &info, &inputs, &recovered, &mut rearmed);
             prepared.push(match without {
                 Some(end) => (key, end),
-                None => (key, self.complete(run, ready, info, check, &inputs, &header).await?),
+                None => {
+                    let deadly = deadly && doubt == Doubt::Repeated;
+                    let doubt = if deadly { Doubt::DEADLY } else { doubt };
+                    (key, self.complete(run, ready, info, doubt, &inputs, &header).await?)
+                }
             });
         }
         Ok(prepared)
@@ -173,15 +176,18 @@ impl Preparer {
 
     /// Asks the store where tasks stand that a repeated or old message names.
     async fn check(&self, run: RunId, tasks: &[Wanted]) -> Result<Vec<Option<Ready>>, Error> {
-        let doubtful: Vec<TaskId> =
-            tasks.iter().filter(|wanted| wanted.check).map(|wanted| wanted.ready.task).collect();
+        let doubtful: Vec<TaskId> = tasks
+            .iter()
+            .filter(|wanted| wanted.doubt != Doubt::None)
+            .map(|wanted| wanted.ready.task)
+            .collect();
         let mut statuses = Vec::new();
         if !doubtful.is_empty() {
             statuses = self.store.inspect(run, &doubtful).await?;
         }
         let mut statuses = statuses.into_iter();
         let checked = tasks.iter().map(|wanted| {
-            if !wanted.check {
+            if wanted.doubt == Doubt::None {
                 return Some(wanted.ready);
             }
             let status = statuses.next().flatten()?;
@@ -213,6 +219,10 @@ impl Preparer {
         if is_relay(ready, info) {
             return None;
         }
+        if class.options.isolated && self.children.is_none() {
+            let (kind, message) = (TaskErrorKind::NoCapableWorker, NO_CHILDREN.to_owned());
+            return Some(Prepared::Fail { ready, info: info.clone(), attempt: 1, kind, message });
+        }
         let (kind, message) = match self.registry.get(&class.task) {
             None => (
                 TaskErrorKind::NoCapableWorker,
@@ -240,6 +250,12 @@ impl Preparer {
         Some(Prepared::Park { info: info.clone(), message })
     }
 
+    /// Whether tasks of a class run in processes of their own.
+    fn isolates(&self, class: &TaskClass) -> bool {
+        let takes = |children: &ChildOptions| children.takes(&class.options.queue);
+        class.options.isolated || self.children.as_ref().is_some_and(takes)
+    }
+
     /// Which resource this worker has too little of, in all, for tasks of a class.
     fn lacking(&self, class: &TaskClass) -> Option<String> {
         let mut needed = class.options.resources.iter();
@@ -255,7 +271,7 @@ impl Preparer {
         run: RunId,
         ready: Ready,
         info: TaskInfo,
-        check: bool,
+        doubt: Doubt,
         inputs: &HashMap<TaskId, Input>,
         header: &Arc<Header>,
     ) -> Result<Prepared, Error> {
@@ -277,55 +293,24 @@ impl Preparer {
         }
         let mut start = Start::first();
         let effect = info.class().kind == TaskKind::Effect;
-        if (check || effect) && !is_relay(ready, &info) {
-            match self.lease(run, ready, start.nonce).await? {
-                Turn::Ours { attempt } => start = Start { attempt, leased: true, ..start },
+        let isolated = self.isolates(info.class());
+        if (doubt != Doubt::None || effect || isolated) && !is_relay(ready, &info) {
+            match self.turns.take(run, ready, start.nonce).await? {
+                Turn::Ours { attempt, crashes, taken_over } => {
+                    let suspect = match doubt {
+                        Doubt::Deadly(reach) => reach,
+                        _ if taken_over || crashes.is_some() => 1,
+                        _ => 0,
+                    };
+                    let isolated = self.children.is_some() && (isolated || suspect > 0);
+                    let crashes = crashes.unwrap_or(0);
+                    start = Start { attempt, leased: true, isolated, suspect, crashes, ..start };
+                }
                 Turn::NotOurs => return Ok(Prepared::Drop { rearmed: Vec::new() }),
                 Turn::Early(wait) => return Ok(Prepared::Later { ready, info, wait }),
             }
         }
         Ok(self.assemble(run, ready, info, values, blobs, header, start))
-    }
-
-    /// Takes the task's lease, unless another has it or the time has not come. A holder whose data port refuses, or answers as somebody else, is dead and is followed at once.
-    async fn lease(&self, run: RunId, ready: Ready, nonce: u64) -> Result<Turn, Error> {
-        let Ready { task, generation, .. } = ready;
-        let mut request = LeaseRequest { task, generation, nonce, over: None };
-        for _ in 0..2 {
-            failpoint::reach(Point::LeaseBefore).await;
-            let answers = self.store.lease(run, self.incarnation, self.lease, &[request]).await?;
-            failpoint::reach(Point::LeaseAfter).await;
-            match answers.first() {
-                Some(Leased::Granted { attempt, .. }) => {
-                    return Ok(Turn::Ours { attempt: *attempt });
-                }
-                // By the store's clock; ours may differ, and then asks once more.
-                Some(Leased::NotDue { at_ms }) => {
-                    let wait = at_ms.saturating_sub(clock::unix_ms());
-                    return Ok(Turn::Early(Duration::from_millis(wait)));
-                }
-                Some(Leased::Taken { holder, nonce }) if request.over.is_none() => {
-                    if *holder == self.incarnation || !self.is_dead(*holder).await? {
-                        return Ok(Turn::NotOurs);
-                    }
-                    request.over = Some(*nonce);
-                }
-                _ => return Ok(Turn::NotOurs),
-            }
-        }
-        Ok(Turn::NotOurs)
-    }
-
-    /// Whether a worker is certainly gone. One without a record may only be cut off from the store:
-    /// its lease runs out by itself.
-    async fn is_dead(&self, holder: Incarnation) -> Result<bool, Error> {
-        let workers = self.store.workers().await?;
-        let found = workers.into_iter().find(|(_, record)| record.incarnation == holder);
-        let Some((_, record)) = found.filter(|(_, record)| !record.address.is_empty()) else {
-            return Ok(false);
-        };
-        let peer = Peer { addr: record.address, incarnation: holder };
-        Ok(self.inputs.fetcher.probe(&peer).await.is_err_and(|error| error.is_lost()))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one call, gathered in two ways")]
@@ -360,6 +345,9 @@ impl Preparer {
             attempt: start.attempt,
             nonce: start.nonce,
             leased: start.leased,
+            isolated: start.isolated,
+            suspect: start.suspect,
+            crashes: start.crashes,
             cancel,
         }))
     }
@@ -413,7 +401,7 @@ impl Parked {
 
 /// The lost inputs of those tasks that will run: one that is skipped needs none of its inputs.
 fn lost_of(
-    waiting: &[(Ready, TaskInfo, bool)],
+    waiting: &[(Ready, TaskInfo, Doubt)],
     inputs: &HashMap<TaskId, Input>,
 ) -> Vec<(TaskId, Locator)> {
     let without = |input: &TaskId| matches!(inputs.get(input), Some(Input::NoResult(_)));

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Describe;
-use crate::flight::TaskInfo;
+use crate::flight::{Doubt, TaskInfo};
 use crate::known::Known;
 
 /// Tries of a publication before it is left to reconciling.
@@ -34,20 +34,20 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Rings for tasks that others may run, `per_parcel` of them with each message. `check` makes
-    /// receivers ask the store first. True when the broker has confirmed all of it, false after some
+    /// Rings for tasks that others may run, `per_parcel` of them with each message. `doubt` is
+    /// what receivers must know. True when the broker has confirmed all of it, false after some
     /// tries.
     pub(crate) async fn ring(
         &self,
         run: RunId,
         ready: &[Ready],
-        check: bool,
+        doubt: Doubt,
         per_parcel: usize,
     ) -> bool {
         let mut left = None;
         let mut wait = WAIT.0;
         for _ in 0..TRIES {
-            if self.ring_once(run, ready, check, per_parcel, &mut left).await {
+            if self.ring_once(run, ready, doubt, per_parcel, &mut left).await {
                 return true;
             }
             sleep(wait).await;
@@ -61,14 +61,14 @@ impl Publisher {
         &self,
         run: RunId,
         ready: &[Ready],
-        check: bool,
+        doubt: Doubt,
         per_parcel: usize,
         stop: &CancellationToken,
     ) -> bool {
         let mut left = None;
         let mut wait = WAIT.0;
         while !stop.is_cancelled() {
-            if self.ring_once(run, ready, check, per_parcel, &mut left).await {
+            if self.ring_once(run, ready, doubt, per_parcel, &mut left).await {
                 return true;
             }
             tokio::select! {
@@ -86,13 +86,13 @@ impl Publisher {
         &self,
         run: RunId,
         ready: &[Ready],
-        check: bool,
+        doubt: Doubt,
         per_parcel: usize,
         left: &mut Option<Vec<(Route, Bytes)>>,
     ) -> bool {
         let messages = match left.take() {
             Some(messages) => messages,
-            None => match self.parcels(run, ready, check, per_parcel).await {
+            None => match self.parcels(run, ready, doubt, per_parcel).await {
                 Ok(parcels) => parcels,
                 Err(error) => {
                     tracing::warn!(%run, %error, "cannot publish released tasks");
@@ -123,7 +123,7 @@ impl Publisher {
     ) {
         let class = info.class();
         let described = |_: TaskId| Some((class, info.descriptor()));
-        let never = Epoch(String::new());
+        let never = Epoch::unknown();
         let packed = Parcel::pack(run, &never, &[ready], described, 1);
         let (Ok(packed), Ok(name)) = (packed, QueueName::new(&class.options.queue)) else { return };
         for body in packed {
@@ -137,7 +137,7 @@ impl Publisher {
         &self,
         run: RunId,
         ready: &[Ready],
-        check: bool,
+        doubt: Doubt,
         per_parcel: usize,
     ) -> Result<Vec<(Route, Bytes)>, Error> {
         let tasks: Vec<TaskId> = ready.iter().map(|ready| ready.task).collect();
@@ -150,7 +150,11 @@ impl Publisher {
             }
         }
         // A receiver takes nothing for granted that was said in another life of the store.
-        let epoch = if check { Epoch(String::new()) } else { self.epoch.read().await.clone() };
+        let epoch = match doubt {
+            Doubt::None => self.epoch.read().await.clone(),
+            Doubt::Old | Doubt::Repeated => Epoch::unknown(),
+            Doubt::Deadly(_) => Epoch::suspicious(),
+        };
         let mut parcels = Vec::new();
         for (queue, tasks) in by_queue {
             let name = QueueName::new(&queue).map_err(|error| Error::Corrupt(error.to_string()))?;

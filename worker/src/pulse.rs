@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::health::Vitals;
 use crate::hold::{Held, Pressure};
@@ -28,6 +29,8 @@ pub(crate) struct Pulse {
     pub(crate) parked: Number,
     pub(crate) dead_letters: Number,
     pub(crate) failed: Labelled,
+    /// Cancelled when too many threads are stuck in bodies: the process must be replaced.
+    pub(crate) worn_out: CancellationToken,
     state: Arc<State>,
 }
 
@@ -89,6 +92,7 @@ impl Pulse {
                 "task",
             ),
             metrics,
+            worn_out: CancellationToken::new(),
             state: Arc::new(state),
         }
     }

@@ -14,6 +14,7 @@ use bolthole_broker::store::{Error, Store, WorkerRecord};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::flight::Doubt;
 use crate::known::Known;
 use crate::publish::Publisher;
 use crate::values::Values;
@@ -132,12 +133,18 @@ impl Reconciler {
         Ok(())
     }
 
+    /// What receivers of lost tasks must know: a worker that died may have died of them.
+    async fn doubt(&self) -> Result<Doubt, Error> {
+        let died = !self.store.deaths().await?.is_empty();
+        Ok(if died { Doubt::DEADLY } else { Doubt::Old })
+    }
+
     /// Publishes what the dead had written down and not settled.
     async fn ring_for_the_dead(&self, run: RunId, workers: &[WorkerRecord]) -> Result<(), Error> {
         for (id, ready) in self.store.outbox(run).await? {
             let alive =
                 id.owner == self.me || workers.iter().any(|record| record.incarnation == id.owner);
-            if !alive && self.publisher.ring(run, &ready, true, PER_PARCEL).await {
+            if !alive && self.publisher.ring(run, &ready, self.doubt().await?, PER_PARCEL).await {
                 self.store.settle(run, id, &ready).await?;
                 tracing::info!(%run, tasks = ready.len(), owner = %id.owner, "rang for the dead");
             }
@@ -161,7 +168,7 @@ impl Reconciler {
             room -= lost.len();
             if !lost.is_empty() {
                 tracing::info!(%run, segment, tasks = lost.len(), "rings again for ready tasks");
-                if !self.publisher.ring(run, &lost, true, PER_PARCEL).await {
+                if !self.publisher.ring(run, &lost, self.doubt().await?, PER_PARCEL).await {
                     return Ok(false);
                 }
             }

@@ -14,12 +14,13 @@ use bolthole_broker::parcel::Parcel;
 use bolthole_broker::presence::Presence;
 use bolthole_broker::queue::{Consumer, Delivery, Event, Settler, Tag};
 use bolthole_broker::run::{Commit, Committed, End, LeaseRequest, Leased, OutboxId};
+use bolthole_broker::store::Epoch;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{Core, Effect, Publish};
-use crate::flight::{Key, Prepared, Wanted};
+use crate::flight::{Doubt, Key, Prepared, Wanted};
 use crate::hold::Pressure;
 use crate::prepare::Preparer;
 use crate::presence::InFlight;
@@ -129,7 +130,7 @@ impl Shell {
                     self.begin_drain().await;
                 }
                 _ = tick.tick() => {
-                    let renew = renewed.elapsed() >= self.preparer.lease / limits::WORKER_RENEWALS;
+                    let renew = renewed.elapsed() >= self.preparer.turns.lease / limits::WORKER_RENEWALS;
                     if renew {
                         renewed = Instant::now();
                     }
@@ -275,8 +276,16 @@ impl Shell {
             }
         };
         self.pulse.parcels.add(1);
-        let fresh = parcel.epoch == *self.publisher.epoch.read().await;
-        let effects = self.core.on_delivery(&delivery, parcel, fresh, Instant::now());
+        let doubt = if parcel.epoch == Epoch::suspicious() {
+            Doubt::DEADLY
+        } else if delivery.redelivered {
+            Doubt::Repeated
+        } else if parcel.epoch == *self.publisher.epoch.read().await {
+            Doubt::None
+        } else {
+            Doubt::Old
+        };
+        let effects = self.core.on_delivery(&delivery, parcel, doubt, Instant::now());
         self.perform(effects).await;
     }
 
@@ -388,7 +397,11 @@ impl Shell {
             }
             Effect::Lease { run, requests } => self.lease(run, requests),
             Effect::Settle { run, sequences } => self.settle(run, sequences),
-            Effect::SpareSlot { nonce } => self.slots.replace(nonce),
+            Effect::SpareSlot { nonce } => {
+                if !self.slots.replace(nonce) {
+                    self.pulse.worn_out.cancel();
+                }
+            }
         }
         Vec::new()
     }

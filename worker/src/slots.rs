@@ -1,27 +1,24 @@
 //! Slots: threads that run the bodies of tasks. User code runs here and nowhere else.
 //!
 //! `fn` bodies run on the slot's thread; `async fn` bodies are driven by it, with the worker's
-//! runtime for user code behind them. A panic is the end of that attempt, not of the slot. In a
-//! simulation slots are futures instead: see `driven`.
+//! runtime for user code behind them; some bodies run in a child process, for which the slot waits.
+//! A panic is the end of that attempt, not of the slot. In a simulation slots are futures instead:
+//! see `driven`.
 
-use std::any::Any;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use bolthole_broker::call::{Outcome, Value};
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::graph::Captured;
-use bolthole_broker::registry::Body;
 use bolthole_broker::task::TaskKind;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::core::OnSlot;
+use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
 use crate::spawn::{Spawned, Spawner};
 use crate::values::Values;
@@ -30,7 +27,7 @@ mod bench;
 mod driven;
 
 use bench::Bench;
-pub(crate) use driven::Driven;
+pub(crate) use driven::{Driven, is_in_body};
 
 /// Slots, and the bench of tasks that wait for one.
 #[derive(Clone)]
@@ -46,8 +43,7 @@ struct Shared {
     finished: Notify,
     values: Arc<Values>,
     spawner: Spawner,
-    /// Where `async fn` bodies find timers and sockets.
-    user: Handle,
+    executor: Executor,
     /// In a simulation: how slots are driven, in place of threads.
     driven: Option<Driven>,
     /// As `work`, for slots that are driven.
@@ -61,10 +57,10 @@ impl Slots {
         resources: BTreeMap<String, u32>,
         values: Arc<Values>,
         spawner: Spawner,
-        user: Handle,
+        executor: Executor,
         driven: Option<Driven>,
     ) -> std::io::Result<Self> {
-        install_panic_hook();
+        executor::install_panic_hook();
         let shared = Arc::new(Shared {
             bench: Mutex::new(Bench::new(resources)),
             work: Condvar::new(),
@@ -72,7 +68,7 @@ impl Slots {
             finished: Notify::new(),
             values,
             spawner,
-            user,
+            executor,
             driven,
             driven_work: Notify::new(),
         });
@@ -97,7 +93,7 @@ impl Slots {
             return Ok(());
         }
         let started = thread::Builder::new()
-            .name(format!("bolthole-slot-{number}"))
+            .name(format!("{THREAD_PREFIX}{number}"))
             .spawn(move || shared.work_off(number));
         if started.is_err() {
             self.shared.bench().slots -= 1;
@@ -106,17 +102,18 @@ impl Slots {
     }
 
     /// Another thread in the place of the one that is stuck in this attempt; that one ends when it
-    /// comes back.
-    pub(crate) fn replace(&self, nonce: u64) {
+    /// comes back. False when too many are stuck by now.
+    pub(crate) fn replace(&self, nonce: u64) -> bool {
         {
             // It may have just come back.
             if !self.shared.bench().abandon(nonce) {
-                return;
+                return true;
             }
         }
         if let Err(error) = self.add() {
             tracing::error!(%error, "cannot start a thread for a slot");
         }
+        !self.shared.bench().is_worn_out()
     }
 
     /// One task at a time from now on, or as many as there are slots again.
@@ -188,7 +185,7 @@ impl Shared {
         while let Some(runnable) = self.next(number) {
             let began = Instant::now();
             let (key, nonce) = (runnable.key, runnable.nonce);
-            let (ended, spawn) = self.run(&runnable);
+            let (ended, spawn) = self.run(number, &runnable);
             let took = began.elapsed();
             drop(runnable);
             if self.finish(number, Finish { key, nonce, ended, spawn, took }) {
@@ -235,22 +232,13 @@ impl Shared {
     }
 
     /// Runs one attempt to its end, whatever that is.
-    fn run(&self, runnable: &Runnable) -> (Ended, Option<Spawned>) {
+    fn run(&self, number: usize, runnable: &Runnable) -> (Ended, Option<Spawned>) {
         if runnable.cancel.is_cancelled() {
             return (cancelled(), None);
         }
         failpoint::hit(Point::RunMid);
-        let _user = self.user.enter();
-        let outcome = catch_unwind(AssertUnwindSafe(|| match runnable.body {
-            Body::Sync(body) => Some(body(&runnable.call)),
-            // Nobody wants the result of a cancelled attempt, and it may never end by itself.
-            Body::Async(body) => {
-                let body = runnable.cancel.run_until_cancelled(body(runnable.call.clone()));
-                self.user.block_on(body)
-            }
-        }));
-        let Some(outcome) = outcome.transpose() else { return (cancelled(), None) };
-        match Returned::of(runnable, outcome) {
+        let began = || self.bench().begin(number);
+        match Returned::of(self.executor.run(runnable, &began)) {
             Err(ended) => (ended, None),
             Ok(returned) if returned.is_plain() => (self.keep(runnable, returned.value), None),
             Ok(returned) => self.spawner.io.block_on(self.stage(runnable, returned)),
@@ -300,12 +288,33 @@ struct Returned {
 }
 
 impl Returned {
-    /// Of a body that ended like this; without a result, how the attempt has ended.
-    fn of(runnable: &Runnable, outcome: thread::Result<Outcome>) -> Result<Self, Ended> {
+    /// Of an attempt that ended like this; without a result, how it has.
+    fn of(execution: Execution) -> Result<Self, Ended> {
+        let (outcome, submitted) = match execution {
+            Execution::Returned { outcome, submitted } => (outcome, submitted),
+            Execution::Panicked { message, backtrace } => {
+                let (kind, chain) = (TaskErrorKind::Panic, vec![message]);
+                return Err(Ended::Failed {
+                    kind,
+                    chain,
+                    backtrace,
+                    encoded: None,
+                    retryable: true,
+                });
+            }
+            Execution::Cancelled => return Err(cancelled()),
+            Execution::Crashed { how, last_lines } => {
+                return Err(Ended::Crashed { how, last_lines });
+            }
+            Execution::NoProcess(reason) => {
+                let message = format!("it is to run in a process of its own: {reason}");
+                return Err(failed(TaskErrorKind::NoCapableWorker, &message, true));
+            }
+        };
         let (value, forwarded) = match outcome {
-            Ok(Outcome::Done(value)) => (Some(value), None),
-            Ok(Outcome::Forwarded(captured)) => (None, Some(*captured)),
-            Ok(Outcome::Failed(failure)) => {
+            Outcome::Done(value) => (Some(value), None),
+            Outcome::Forwarded(captured) => (None, Some(*captured)),
+            Outcome::Failed(failure) => {
                 return Err(Ended::Failed {
                     kind: TaskErrorKind::User,
                     chain: failure.chain,
@@ -314,12 +323,11 @@ impl Returned {
                     retryable: true,
                 });
             }
-            Ok(Outcome::Unusable(message)) => {
+            Outcome::Unusable(message) => {
                 return Err(failed(TaskErrorKind::Unusable, &message, false));
             }
-            Err(panic) => return Err(panicked(panic.as_ref())),
         };
-        Ok(Self { value, forwarded, submitted: runnable.call.ctx.take_submitted() })
+        Ok(Self { value, forwarded, submitted })
     }
 
     /// Whether nothing has to be staged.
@@ -337,40 +345,4 @@ fn cancelled() -> Ended {
 pub(crate) fn failed(kind: TaskErrorKind, message: &str, retryable: bool) -> Ended {
     let chain = vec![message.to_owned()];
     Ended::Failed { kind, chain, backtrace: None, encoded: None, retryable }
-}
-
-fn panicked(payload: &(dyn Any + Send)) -> Ended {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let message = text.unwrap_or("a panic without a message").to_owned();
-    let backtrace = LAST_PANIC.with_borrow_mut(Option::take);
-    let kind = TaskErrorKind::Panic;
-    Ended::Failed { kind, chain: vec![message], backtrace, encoded: None, retryable: true }
-}
-
-thread_local! {
-    /// Where the last panic on this thread happened, with its backtrace.
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Notes place and backtrace of panics on slots, which are reported with their task; panics
-/// elsewhere go to the hook there was.
-fn install_panic_hook() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let place = info.location().map(ToString::to_string).unwrap_or_default();
-            if driven::is_in_body() {
-                // Backtraces are slow, and a simulation has many of them.
-                return LAST_PANIC.set(Some(format!("at {place}")));
-            }
-            let on_slot = thread::current().name().is_some_and(|n| n.starts_with("bolthole-slot-"));
-            if !on_slot {
-                return before(info);
-            }
-            let trace = std::backtrace::Backtrace::force_capture();
-            LAST_PANIC.set(Some(format!("at {place}\n{trace}")));
-        }));
-    });
 }

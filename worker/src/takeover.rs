@@ -18,6 +18,7 @@ use bolthole_broker::store::{Error, Store, WorkerRecord};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::flight::Doubt;
 use crate::publish::Publisher;
 
 /// Tries to find out whether a worker lives, and the wait after the first, doubled each time. A
@@ -158,7 +159,7 @@ impl Takeover {
             return true;
         }
         tracing::info!(%run, tasks = ready.len(), "rings for what a lost worker had");
-        self.publisher.ring(run, ready, true, PER_PARCEL).await
+        self.publisher.ring(run, ready, Doubt::DEADLY, PER_PARCEL).await
     }
 
     /// Watches the records of the next workers in the order of their indexes until the worker stops.

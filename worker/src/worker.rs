@@ -17,10 +17,12 @@ use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
 use bytes::Bytes;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::child::Children;
 use crate::core::{Core, Identity};
+use crate::executor::Executor;
 use crate::health::Health;
 use crate::hold::{Held, HoldOptions};
 use crate::inputs::{Gates, Inputs};
@@ -39,6 +41,7 @@ use crate::slots::{Driven, Slots};
 use crate::spawn::Spawner;
 use crate::takeover::Takeover;
 use crate::tasks::Tasks;
+use crate::turns::Turns;
 use crate::values::Values;
 
 /// Share of the memory limit that results on their way here may take.
@@ -82,6 +85,7 @@ pub struct Worker {
     drain: watch::Sender<bool>,
     drained: watch::Receiver<bool>,
     stop: CancellationToken,
+    worn_out: CancellationToken,
     tasks: Tasks,
     /// Ends with the worker; taken down without waiting for bodies that are stuck.
     user: Option<Runtime>,
@@ -169,8 +173,20 @@ impl Worker {
         parts.look_after(&tasks, record, publisher, port, options.reconcile);
         tasks.close();
         tracing::info!(%index, %address, slots = options.slots, "worker started");
-        let stop = parts.stop;
-        Ok(Self { index, incarnation, address, held, health, drain, drained, stop, tasks, user })
+        let (stop, worn_out) = (parts.stop, parts.pulse.worn_out);
+        Ok(Self {
+            index,
+            incarnation,
+            address,
+            held,
+            health,
+            drain,
+            drained,
+            stop,
+            worn_out,
+            tasks,
+            user,
+        })
     }
 
     /// The worker's index in locators.
@@ -191,6 +207,15 @@ impl Worker {
     /// Where health and metrics are served, when they are.
     pub fn health(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(Health::local_addr)
+    }
+
+    /// Waits until more threads than can be borne are stuck in bodies whose time is over, and which
+    /// nothing but the end of the process stops: see [`STUCK_PER_SLOT_MAX`]. Then it should be
+    /// drained, and its process replaced.
+    ///
+    /// [`STUCK_PER_SLOT_MAX`]: bolthole_broker::limits::STUCK_PER_SLOT_MAX
+    pub async fn worn_out(&self) {
+        self.worn_out.cancelled().await;
     }
 
     /// The results it holds.
@@ -299,14 +324,20 @@ impl Parts {
             registry,
             states: Arc::new(states),
             queues: served.clone(),
-            incarnation: self.incarnation,
-            lease: self.lease,
             lineage: Lineage {
                 store: self.store.clone(),
                 known: Arc::clone(&self.known),
                 fetcher: inputs.fetcher.clone(),
             },
             resources: options.resources.clone(),
+            turns: Turns {
+                store: self.store.clone(),
+                fetcher: inputs.fetcher.clone(),
+                me: self.incarnation,
+                lease: self.lease,
+                deaths: Mutex::default(),
+            },
+            children: options.children.clone(),
             inputs,
             parked: Parked::default(),
             stop: self.stop.child_token(),
@@ -325,7 +356,10 @@ impl Parts {
             worker: self.incarnation,
         });
         let resources = options.resources.clone();
-        let slots = Slots::start(options.slots, resources, values, spawner, bodies, driven)?;
+        let children =
+            options.children.as_ref().map(|children| Children::new(children.memory_bytes));
+        let executor = Executor { user: bodies, children };
+        let slots = Slots::start(options.slots, resources, values, spawner, executor, driven)?;
         let consumer = self.queue.consume(ConsumeOptions {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::batch::Entry;
 use super::{Core, Describe, Effect, Publish, Stage, Ticket};
-use crate::flight::{Key, Wanted};
+use crate::flight::{Doubt, Key, TaskInfo, Wanted};
 
 impl Core {
     /// Commits that are due; `starving` when a slot has nothing to run.
@@ -86,14 +86,22 @@ impl Core {
             let flight = self.flights.get(&(run, TaskId::new(commit.segment, finished.index)));
             flight?.parcel.filter(|parcel| self.parcels.lends(*parcel))
         });
+        let suspect = self.suspicion_of(run, commit);
         let (kept, published) = self.share(run, ready, sequence, blocked);
         let tasks: Vec<Wanted> = kept
             .into_iter()
             .map(|ready| {
                 let info = known.describe(run, ready.task);
-                // A recomputation or a forwarded task brings its own history.
-                let check = ready.generation > 0;
-                let wanted = Wanted { ready, info, check, lazy: None };
+                let alone = |info: &TaskInfo| info.descriptor().inputs.len() == 1;
+                let doubt = if suspect > 0 && info.as_ref().is_none_or(alone) {
+                    Doubt::Deadly(suspect)
+                } else if ready.generation > 0 {
+                    // A recomputation or a forwarded task brings its own history.
+                    Doubt::Old
+                } else {
+                    Doubt::None
+                };
+                let wanted = Wanted { ready, info, doubt, lazy: None };
                 self.take_off(run, &wanted, parcel, Some(sequence), 0);
                 wanted
             })
@@ -106,10 +114,16 @@ impl Core {
             effects.push(Effect::Prepare { run, tasks });
         }
         if !published.is_empty() {
-            let check =
-                published.iter().any(|ready| ready.generation > 0 || ready.forwarded.is_some());
+            let old = |ready: &Ready| ready.generation > 0 || ready.forwarded.is_some();
+            let doubt = if suspect > 0 {
+                Doubt::DEADLY
+            } else if published.iter().any(old) {
+                Doubt::Old
+            } else {
+                Doubt::None
+            };
             let ticket = Ticket { outbox: Some(sequence), parcel };
-            effects.push(Effect::Publish(Publish { run, ready: published, check, ticket }));
+            effects.push(Effect::Publish(Publish { run, ready: published, doubt, ticket }));
         }
         let mut confirmed = Vec::with_capacity(commit.finished.len());
         for finished in &commit.finished {
@@ -119,6 +133,16 @@ impl Core {
             }
         }
         effects.push(Effect::Confirm(confirmed));
+    }
+
+    /// How many of those in a row are suspects that follow the tasks of a commit: a worker that died
+    /// may have run on with them, before it had committed anything.
+    fn suspicion_of(&self, run: RunId, commit: &Commit) -> u16 {
+        let finished = commit.finished.iter();
+        let flights = finished.filter_map(|finished| {
+            self.flights.get(&(run, TaskId::new(commit.segment, finished.index)))
+        });
+        flights.map(|flight| flight.suspect.saturating_sub(1)).max().unwrap_or(0)
     }
 
     /// Which of the released tasks run here: those that run already, and as many as the slots are

@@ -1,6 +1,8 @@
 //! From a task that is prepared to a task that has ended.
 
 use bolthole_broker::error::{TaskError, TaskErrorKind};
+use bolthole_broker::limits::CRASHES_MAX;
+use bolthole_broker::registry::Body;
 use bolthole_broker::run::{End, Finished, Ready, Retry, Setback};
 use bolthole_broker::task::TaskKind;
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 
 use super::batch::{Entry, stands_alone};
 use super::{Core, Describe, Effect, Publish, Stage, Ticket};
-use crate::flight::{Ended, Finish, Kept, Key, Prepared, TaskInfo, Wanted};
+use crate::flight::{Doubt, Ended, Finish, Kept, Key, Prepared, TaskInfo, Wanted};
 
 impl Core {
     /// Preparations have ended.
@@ -38,6 +40,10 @@ impl Core {
                         flight.nonce = runnable.nonce;
                         flight.attempt = runnable.attempt;
                         flight.leased = runnable.leased;
+                        flight.threaded =
+                            !runnable.isolated && matches!(runnable.body, Body::Sync(_));
+                        flight.suspect = runnable.suspect;
+                        flight.crashes = runnable.crashes;
                         flight.cancel = Some(runnable.cancel.clone());
                         start.push(*runnable);
                     }
@@ -85,7 +91,7 @@ impl Core {
                 };
                 self.fail(key, ended, random, now, effects);
             }
-            Prepared::Elsewhere => self.give_away_now(key, false, effects),
+            Prepared::Elsewhere => self.give_away_now(key, Doubt::None, effects),
             Prepared::Park { info, message } => {
                 if let Some(flight) = self.land(key) {
                     effects.push(Effect::Park { run: key.0, ready: flight.ready, info, message });
@@ -99,7 +105,7 @@ impl Core {
                 self.leave(key, effects);
                 if !rearmed.is_empty() {
                     let ticket = Ticket::default();
-                    let publish = Publish { run: key.0, ready: rearmed, check: true, ticket };
+                    let publish = Publish { run: key.0, ready: rearmed, doubt: Doubt::Old, ticket };
                     effects.push(Effect::Publish(publish));
                 }
             }
@@ -152,6 +158,9 @@ impl Core {
                 Ended::Forwarded(to) => {
                     self.finish(key, End::Forwarded { to }, finish.spawn, now);
                 }
+                Ended::Crashed { how, last_lines } => {
+                    self.crash(key, &how, last_lines, random, now, &mut effects);
+                }
                 failed @ Ended::Failed { .. } => self.fail(key, failed, random, now, &mut effects),
             }
         }
@@ -203,8 +212,9 @@ impl Core {
         let Some(flight) = self.flights.get(&key) else { return };
         let (depth, nonce) = (flight.depth + 1, flight.nonce);
         let parcel = flight.parcel.filter(|parcel| self.parcels.lends(*parcel));
-        // What follows a recomputed task may be anywhere: the commit tells.
-        if flight.ready != Ready::first(key.1) {
+        // What follows a recomputed task may be anywhere: the commit tells. What follows a suspect
+        // is one, too, and its crashes can be counted only when it is ready.
+        if flight.ready != Ready::first(key.1) || flight.suspect > 0 {
             return;
         }
         let Some(info) = flight.info.clone() else { return };
@@ -219,7 +229,7 @@ impl Core {
                 continue;
             }
             let ready = Ready::first(*successor);
-            let wanted = Wanted { ready, info: Some(info), check: false, lazy: Some(nonce) };
+            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy: Some(nonce) };
             self.take_off(run, &wanted, parcel, None, depth);
             if let Some(parcel) = parcel {
                 self.parcels.add_tasks(parcel, 1);
@@ -249,10 +259,12 @@ impl Core {
         let options = &info.class().options;
         if retryable && flight.attempt <= options.retries {
             let wait = options.backoff.wait(flight.attempt, random);
+            // It may do the same again, and next time its process is killed.
+            let stuck = kind == TaskErrorKind::Timeout && flight.threaded;
             let retry = Retry {
                 task: key.1,
                 generation: flight.ready.generation,
-                setback: Setback::Failed,
+                setback: if stuck { Setback::Stuck } else { Setback::Failed },
                 attempt: flight.attempt,
                 lease: flight.leased.then_some(flight.nonce),
                 delay_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
@@ -278,6 +290,48 @@ impl Core {
         self.finish(key, End::Failed { error }, None, now);
     }
 
+    /// An attempt has brought down the process in which it was alone: it is tried again, for others
+    /// may have killed that process, but not often.
+    fn crash(
+        &mut self,
+        key: Key,
+        how: &str,
+        last_lines: Vec<String>,
+        random: u64,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(flight) = self.flights.get_mut(&key) else { return };
+        let Some(info) = flight.info.clone() else { return };
+        let crashes = flight.crashes + 1;
+        if crashes >= CRASHES_MAX {
+            let mut chain = vec![format!("it has ended {crashes} processes, alone in each: {how}")];
+            if !last_lines.is_empty() {
+                chain.push(format!("the last of them wrote: {}", last_lines.join("\n")));
+            }
+            let ended = Ended::Failed {
+                kind: TaskErrorKind::Crashed,
+                chain,
+                backtrace: None,
+                encoded: None,
+                retryable: false,
+            };
+            self.fail(key, ended, random, now, effects);
+            return;
+        }
+        flight.stage = Stage::Retrying;
+        let retry = Retry {
+            task: key.1,
+            generation: flight.ready.generation,
+            setback: Setback::Crashed,
+            attempt: crashes,
+            lease: flight.leased.then_some(flight.nonce),
+            delay_ms: 0,
+        };
+        tracing::warn!(run = %key.0, task = %key.1, name = info.class().label(), crashes, how, "crashed");
+        effects.push(Effect::Retry { run: key.0, retry, info });
+    }
+
     /// A failed attempt was noted, and its next one rung for.
     pub(crate) fn on_retried(&mut self, key: Key, now: Instant) -> Vec<Effect> {
         if self.flights.get(&key).is_some_and(|flight| flight.stage == Stage::Retrying) {
@@ -288,8 +342,8 @@ impl Core {
         effects
     }
 
-    /// A task has run longer than its class allows. Its thread cannot be stopped; its end will be
-    /// dropped and another thread takes its place.
+    /// A task has run longer than its class allows. A process of its own is killed; a thread cannot
+    /// be stopped: its end will be dropped and another thread takes its place.
     pub(super) fn time_out(
         &mut self,
         key: Key,

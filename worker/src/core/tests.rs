@@ -77,7 +77,7 @@ impl Desk {
         let tasks = indexes.iter().map(|index| Ready::first(TaskId::new(0, *index))).collect();
         let epoch = StoreEpoch("memory".to_owned());
         let parcel = Parcel { run: RUN(), epoch, tasks, chunks: vec![] };
-        (delivery.tag, self.core.on_delivery(&delivery, parcel, true, now))
+        (delivery.tag, self.core.on_delivery(&delivery, parcel, Doubt::None, now))
     }
 
     /// Prepares a task and puts it on a slot as the attempt with its index as nonce.
@@ -103,6 +103,9 @@ impl Desk {
             attempt: 1,
             nonce: u64::from(index) + 1,
             leased: false,
+            isolated: false,
+            suspect: 0,
+            crashes: 0,
             cancel: CancellationToken::new(),
         };
         self.core.on_prepared(vec![(key(index), Prepared::Run(Box::new(runnable)))], 0, now)
@@ -159,7 +162,7 @@ fn prepared(effects: &[Effect]) -> Vec<(u16, bool)> {
         Effect::Prepare { tasks, .. } => Some(tasks),
         _ => None,
     });
-    tasks.flatten().map(|wanted| (wanted.ready.task.index(), wanted.check)).collect()
+    tasks.flatten().map(|wanted| (wanted.ready.task.index(), wanted.doubt != Doubt::None)).collect()
 }
 
 fn publishes(effects: Vec<Effect>) -> Vec<Publish> {
@@ -242,7 +245,7 @@ async fn a_drain_keeps_what_runs_and_gives_back_the_rest() {
     tasks.sort_unstable();
     assert_eq!(tasks, [2, 3]);
     for publish in &given {
-        assert!(publish.check);
+        assert!(publish.doubt != Doubt::None);
         desk.core.on_published(publish, true, now);
     }
     assert!(matches!(desk.deliver(&[0], now).1[..], [Effect::GiveBack(_)]));

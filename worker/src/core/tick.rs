@@ -8,7 +8,7 @@ use bolthole_broker::run::{LeaseRequest, Leased};
 use tokio::time::Instant;
 
 use super::{Core, Effect, ParcelId, Stage};
-use crate::flight::Key;
+use crate::flight::{Doubt, Key};
 
 /// An attempt that is on a slot, and since when.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +122,7 @@ impl Core {
             let Some(flight) = self.flights.get_mut(&key) else { continue };
             let on_slot = on_slots.iter().any(|attempt| attempt.nonce == flight.nonce);
             match flight.stage {
-                Stage::Preparing if !flight.void => self.give_away(key, true, effects),
+                Stage::Preparing if !flight.void => self.give_away(key, Doubt::Old, effects),
                 Stage::Running if !flight.void && !on_slot => unstarted.push(key),
                 Stage::Running if !flight.void && !flight.leased => {}
                 _ => {

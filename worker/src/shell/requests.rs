@@ -55,8 +55,8 @@ impl Shell {
         let per_parcel = self.core.tasks_per_slot();
         let stop = self.preparer.stop.clone();
         self.tracker.spawn(async move {
-            let Publish { run, ready, check, .. } = &publish;
-            let confirmed = publisher.ring_until(*run, ready, *check, per_parcel, &stop).await;
+            let Publish { run, ready, doubt, .. } = &publish;
+            let confirmed = publisher.ring_until(*run, ready, *doubt, per_parcel, &stop).await;
             let _ = answers.send(Answer::Published(publish, confirmed)).await;
         });
     }
@@ -130,7 +130,7 @@ impl Shell {
     pub(super) fn lease(&self, run: RunId, requests: Vec<LeaseRequest>) {
         let store = self.preparer.store.clone();
         let answers = self.answers.clone();
-        let (me, hold) = (self.me, self.preparer.lease);
+        let (me, hold) = (self.me, self.preparer.turns.lease);
         self.tracker.spawn(async move {
             failpoint::reach(Point::LeaseBefore).await;
             let reply = store.lease(run, me, hold, &requests).await;

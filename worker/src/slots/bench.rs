@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BinaryHeap};
 
+use bolthole_broker::limits;
 use tokio::time::Instant;
 
 use crate::core::OnSlot;
@@ -36,6 +37,8 @@ pub(super) struct Ended {
 
 struct Running {
     attempt: OnSlot,
+    /// It is in a process of its own, which is killed.
+    isolated: bool,
     taken: BTreeMap<String, u32>,
 }
 
@@ -85,9 +88,17 @@ impl Bench {
                 *free -= amount;
             }
         }
+        let isolated = found.isolated;
         let attempt = OnSlot { key: found.key, nonce: found.nonce, since: Instant::now() };
-        self.running.insert(number, Running { attempt, taken });
+        self.running.insert(number, Running { attempt, taken, isolated });
         Some(found)
+    }
+
+    /// The time of a slot's attempt begins now.
+    pub(super) fn begin(&mut self, number: usize) {
+        if let Some(running) = self.running.get_mut(&number) {
+            running.attempt.since = Instant::now();
+        }
     }
 
     /// A slot's attempt has ended.
@@ -104,10 +115,16 @@ impl Bench {
         Ended { replaced, awaited: self.throttled || !taken.is_empty() }
     }
 
-    /// Gives up on the thread that is in this attempt; false when it has come back.
+    /// Whether more threads are stuck than can be borne.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.stuck.len() > limits::STUCK_PER_SLOT_MAX * self.slots.max(1)
+    }
+
+    /// Gives up on the thread that is in this attempt; false when it has come back, or soon does.
     pub(super) fn abandon(&mut self, nonce: u64) -> bool {
         let mut running = self.running.iter();
-        let stuck = running.find(|(_, running)| running.attempt.nonce == nonce);
+        let stuck =
+            running.find(|(_, running)| running.attempt.nonce == nonce && !running.isolated);
         let Some(number) = stuck.map(|(number, _)| *number) else { return false };
         if let Some(running) = self.running.remove(&number) {
             self.stuck.insert(number, running.taken);

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 
 use super::{Returned, Shared, cancelled};
+use crate::executor::Execution;
 use crate::flight::{Ended, Finish, Runnable};
 use crate::simulate::{Attempt, Script};
 use crate::spawn::Spawned;
@@ -31,7 +32,7 @@ thread_local! {
 }
 
 /// Whether this thread is in a body that is driven.
-pub(super) fn is_in_body() -> bool {
+pub(crate) fn is_in_body() -> bool {
     IN_BODY.get()
 }
 
@@ -126,7 +127,7 @@ impl Shared {
         let outcome = body.await.transpose();
         driven.script.ended(&attempt);
         let Some(outcome) = outcome else { return (cancelled(), None) };
-        match Returned::of(runnable, outcome) {
+        match Returned::of(Execution::of(outcome, &runnable.call)) {
             Err(ended) => (ended, None),
             Ok(returned) if returned.is_plain() => (self.keep(runnable, returned.value), None),
             Ok(returned) => self.stage(runnable, returned).await,

@@ -1,0 +1,128 @@
+//! Whose turn an attempt is: leases that are taken before the start, holders that are dead, workers
+//! that have died of what they ran.
+
+use std::time::Duration;
+
+use bolthole_broker::clock;
+use bolthole_broker::failpoint::{self, Point};
+use bolthole_broker::handoff::{Fetcher, Peer};
+use bolthole_broker::id::{Incarnation, RunId};
+use bolthole_broker::run::{LeaseRequest, Leased, Ready};
+use bolthole_broker::store::{Error, Store, WorkerRecord};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// Data ports that are probed at once.
+const PROBES: usize = 32;
+
+/// Takes leases.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    pub(crate) store: Store,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) me: Incarnation,
+    /// How long they last.
+    pub(crate) lease: Duration,
+    /// When it was last found out whether a worker has died, and whether one has.
+    pub(crate) deaths: Mutex<Option<(Instant, bool)>>,
+}
+
+/// Whether an attempt may start.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Turn {
+    Ours {
+        attempt: u32,
+        /// Of a suspect: how often it has crashed.
+        crashes: Option<u32>,
+        /// Its former holder is dead.
+        taken_over: bool,
+    },
+    NotOurs,
+    /// Not before this time has passed.
+    Early(Duration),
+}
+
+impl Turns {
+    /// Takes the task's lease, unless another has it or the time has not come. A holder whose data
+    /// port refuses, or answers as somebody else, is dead and is followed at once.
+    pub(crate) async fn take(&self, run: RunId, ready: Ready, nonce: u64) -> Result<Turn, Error> {
+        let Ready { task, generation, .. } = ready;
+        let mut request = LeaseRequest { task, generation, nonce, over: None };
+        for _ in 0..2 {
+            failpoint::reach(Point::LeaseBefore).await;
+            let answers = self.store.lease(run, self.me, self.lease, &[request]).await?;
+            failpoint::reach(Point::LeaseAfter).await;
+            match answers.first() {
+                Some(Leased::Granted { attempt, crashes }) => {
+                    let taken_over = request.over.is_some();
+                    return Ok(Turn::Ours { attempt: *attempt, crashes: *crashes, taken_over });
+                }
+                // By the store's clock; ours may differ, and then asks once more.
+                Some(Leased::NotDue { at_ms }) => {
+                    let wait = at_ms.saturating_sub(clock::unix_ms());
+                    return Ok(Turn::Early(Duration::from_millis(wait)));
+                }
+                Some(Leased::Taken { holder, nonce }) if request.over.is_none() => {
+                    if *holder == self.me || !self.is_dead(*holder).await? {
+                        return Ok(Turn::NotOurs);
+                    }
+                    request.over = Some(*nonce);
+                }
+                _ => return Ok(Turn::NotOurs),
+            }
+        }
+        Ok(Turn::NotOurs)
+    }
+
+    /// Whether a worker is certainly gone. One without a record may only be cut off from the store:
+    /// its lease runs out by itself.
+    async fn is_dead(&self, holder: Incarnation) -> Result<bool, Error> {
+        let workers = self.store.workers().await?;
+        let found = workers.into_iter().find(|(_, record)| record.incarnation == holder);
+        match found {
+            Some((_, record)) => Ok(self.refuses(record).await),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the data port of a worker that has a record refuses, or is another's.
+    async fn refuses(&self, record: WorkerRecord) -> bool {
+        if record.address.is_empty() {
+            return false;
+        }
+        let peer = Peer { addr: record.address, incarnation: record.incarnation };
+        self.fetcher.probe(&peer).await.is_err_and(|error| error.is_lost())
+    }
+
+    /// Whether a worker has lately gone without a farewell: then messages that come again may be of
+    /// what it died of. Answers of what is true when it is asked or later; who asks meanwhile shares
+    /// the answer of the next one.
+    pub(crate) async fn has_anyone_died(&self) -> Result<bool, Error> {
+        let asked = Instant::now();
+        let mut last = self.deaths.lock().await;
+        if let Some((began, died)) = *last
+            && began >= asked
+        {
+            return Ok(died);
+        }
+        let began = Instant::now();
+        let died = !self.store.deaths().await?.is_empty() || self.is_any_dead().await?;
+        *last = Some((began, died));
+        Ok(died)
+    }
+
+    async fn is_any_dead(&self) -> Result<bool, Error> {
+        let workers = self.store.workers().await?.into_iter().map(|(_, record)| record);
+        let others = workers.filter(|record| record.incarnation != self.me);
+        let probes = others.map(|record| self.refuses(record));
+        let mut answers = stream::iter(probes).buffer_unordered(PROBES);
+        while let Some(refuses) = answers.next().await {
+            if refuses {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
