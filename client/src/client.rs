@@ -86,6 +86,8 @@ impl ClientBuilder {
 
     /// Connects as `role`.
     pub(crate) async fn servers(&self, role: &str) -> Result<(Queue, Store)> {
+        #[cfg(feature = "worker")]
+        crate::worker::refuse_in_child()?;
         let queue = Queue::connect(&self.amqp_url, &self.namespace, role).await?;
         let store = Store::Redis(store::Redis::connect(&self.redis_url, &self.namespace).await?);
         Ok((queue, store))

@@ -111,6 +111,13 @@ impl<T> Delayed<T> {
         self.with(|options| options.timeout = Some(timeout))
     }
 
+    /// Runs it in a process of its own, which a time limit or a cancellation kills and which it can
+    /// bring down without harm to others.
+    #[must_use]
+    pub fn isolated(self) -> Self {
+        self.with(|options| options.isolated = true)
+    }
+
     /// The queue whose workers run it.
     #[must_use]
     pub fn queue(self, queue: impl Into<String>) -> Self {

@@ -11,13 +11,13 @@ use bolthole_broker::queue::Queue;
 use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{Memory, Store};
 use bolthole_broker::task::DEFAULT_QUEUE;
-use bolthole_worker::{Options, Worker};
+use bolthole_worker::{ChildOptions, Options, Worker, child};
 
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::local::Local;
 use crate::states::MakeStates;
-use crate::worker::linked;
+use crate::worker::{linked, refuse_in_child};
 
 /// The options of an embedded cluster.
 pub struct EmbeddedBuilder {
@@ -86,6 +86,7 @@ impl EmbeddedBuilder {
 
     /// Starts the worker and the client on the current runtime.
     pub async fn start(self) -> Result<Client> {
+        refuse_in_child()?;
         let (store, queue) = (Store::Memory(Memory::new()), Queue::memory());
         let registry = linked()?;
         let options = Options::default();
@@ -95,6 +96,7 @@ impl EmbeddedBuilder {
             queues: queues_of(&registry, self.queues),
             resources: self.resources,
             bind: None,
+            children: child::is_possible().then(ChildOptions::default),
             ..options
         };
         let states = self.states.make().await;

@@ -51,6 +51,7 @@ pub(crate) struct CallOptions {
     pub(crate) resources: BTreeMap<String, u32>,
     pub(crate) not_before: Option<When>,
     pub(crate) expires: Option<When>,
+    pub(crate) isolated: bool,
     pub(crate) name: Option<String>,
 }
 
@@ -67,6 +68,7 @@ impl CallOptions {
         base.resources.extend(self.resources.iter().map(|(name, n)| (name.clone(), *n)));
         base.not_before_ms = self.not_before.map(|at| at.unix_ms(now_ms)).or(base.not_before_ms);
         base.expires_ms = self.expires.map(|at| at.unix_ms(now_ms)).or(base.expires_ms);
+        base.isolated |= self.isolated;
         base.name = self.name.clone().or(base.name);
         base
     }

@@ -15,8 +15,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bolthole_broker::call::States;
 use bolthole_broker::registry::Registry;
-use bolthole_worker::{Options, Worker};
+use bolthole_worker::{ChildOptions, Options, Worker, child};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -42,7 +43,9 @@ pub struct WorkerBuilder {
 /// by commas), `BOLTHOLE_RESOURCES` (such as `gpu=1,licence=2`), `BOLTHOLE_BIND` and
 /// `BOLTHOLE_HEALTH` (`address:port` of the data port and of the health endpoint),
 /// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_SPILL_DIR`,
-/// `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]).
+/// `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]), `BOLTHOLE_ISOLATE` (queues whose
+/// tasks run in child processes, `*` for all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may
+/// allocate).
 pub fn from_env() -> Result<WorkerBuilder> {
     let mut worker = with(ClientBuilder::from_env()?);
     let options = &mut worker.options;
@@ -65,6 +68,11 @@ pub fn from_env() -> Result<WorkerBuilder> {
     if let Some(bind) = parsed("BOLTHOLE_BIND", "address:port")? {
         options.bind = Some(bind);
     }
+    let children = options.children.get_or_insert_default();
+    if let Some(queues) = variable("BOLTHOLE_ISOLATE")? {
+        children.queues = queues.split(',').map(|name| name.trim().to_owned()).collect();
+    }
+    children.memory_bytes = parsed("BOLTHOLE_CHILD_MEMORY", "a number of bytes")?;
     options.health = parsed("BOLTHOLE_HEALTH", "address:port")?;
     options.advertise = variable("BOLTHOLE_ADVERTISE")?;
     if let Some(dir) = variable("BOLTHOLE_SPILL_DIR")? {
@@ -79,6 +87,7 @@ pub fn from_env() -> Result<WorkerBuilder> {
 /// A worker of the cluster that a client with these options would connect to.
 pub fn with(servers: ClientBuilder) -> WorkerBuilder {
     let options = Options { secret: servers.cluster_secret().cloned(), ..Options::default() };
+    let options = Options { children: Some(ChildOptions::default()), ..options };
     WorkerBuilder { servers, options, states: MakeStates::default(), drain: DRAIN }
 }
 
@@ -141,6 +150,20 @@ impl WorkerBuilder {
         self
     }
 
+    /// Runs all tasks of a queue in child processes, `*` for those of all queues: see
+    /// [`serve_as_child`].
+    pub fn isolate(mut self, queue: impl Into<String>) -> Self {
+        self.options.children.get_or_insert_default().queues.push(queue.into());
+        self
+    }
+
+    /// The most that one child process may allocate, in bytes; by default there is no limit of its
+    /// own.
+    pub fn child_memory_bytes(mut self, bytes: u64) -> Self {
+        self.options.children.get_or_insert_default().memory_bytes = Some(bytes);
+        self
+    }
+
     /// How long to finish what has begun when told to go; 25 s by default.
     pub fn drain(mut self, patience: Duration) -> Self {
         self.drain = patience;
@@ -176,6 +199,11 @@ impl WorkerBuilder {
 
     /// The same on the current runtime.
     pub async fn run_async(self) -> Result<()> {
+        if child::asked() {
+            let states = self.states.make().await;
+            return serve(states).await;
+        }
+        child::set_possible();
         // Before anything is taken: a signal during the start must not kill.
         let (mut term, mut int) =
             (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
@@ -184,8 +212,11 @@ impl WorkerBuilder {
             worker = self.start() => worker?,
             () = either(&mut term, &mut int) => return Ok(()),
         };
-        either(&mut term, &mut int).await;
-        tracing::info!(?patience, "told to go: finishing what has begun");
+        let worn_out = tokio::select! {
+            () = worker.worn_out() => true,
+            () = either(&mut term, &mut int) => false,
+        };
+        tracing::info!(?patience, worn_out, "told to go: finishing what has begun");
         tokio::select! {
             all = worker.drain(patience) => {
                 if !all {
@@ -193,6 +224,11 @@ impl WorkerBuilder {
                 }
             }
             () = either(&mut term, &mut int) => tracing::warn!("told again: stopping at once"),
+        }
+        if worn_out {
+            let message = "too many threads are stuck in tasks that are out of time: start this \
+                           worker again, and declare such tasks `isolated`, so that they are killed";
+            return Err(Error::new(ErrorKind::Limit, message));
         }
         Ok(())
     }
@@ -214,6 +250,47 @@ impl fmt::Debug for WorkerBuilder {
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
+}
+
+/// Lets this program run tasks in child processes where it computes by itself, with
+/// [`Client::embedded`](crate::Client::embedded): call it first of all in `main`. A worker needs no
+/// such call.
+///
+/// A task that is declared `isolated`, or that may have brought down a worker, runs alone in a child
+/// process, which a time limit or a cancellation kills. The child is this program, started again with
+/// the same arguments: what it does before this call, or before it runs the worker, it does in each
+/// child. In a child this call does not return. Tasks that it runs there find no `State`.
+pub fn serve_as_child() -> Result<()> {
+    if child::asked() {
+        return serve_on_this_thread(States::default());
+    }
+    child::set_possible();
+    Ok(())
+}
+
+async fn serve(states: States) -> Result<()> {
+    let served = tokio::task::spawn_blocking(|| serve_on_this_thread(states)).await;
+    served.unwrap_or_else(|error| Err(Error::new(ErrorKind::Config, error.to_string())))
+}
+
+fn serve_on_this_thread(states: States) -> Result<()> {
+    match child::serve(linked()?, states) {
+        Ok(never) => match never {},
+        Err(error) => {
+            let message = format!("this process cannot serve as a child: {error}");
+            Err(Error::new(ErrorKind::Config, message))
+        }
+    }
+}
+
+/// An error in a child that has not come to where it serves: nothing may be done twice.
+pub(crate) fn refuse_in_child() -> Result<()> {
+    if !child::asked() {
+        return Ok(());
+    }
+    let message = "this process was started to run single tasks for another: it must run the worker, \
+                   or call `bolthole::worker::serve_as_child`, before it connects or computes";
+    Err(Error::new(ErrorKind::Config, message))
 }
 
 /// Every task linked into this program.

@@ -36,6 +36,7 @@ use proc_macro::TokenStream;
 /// retries = 3                   attempts after the first that fails with an error of its own
 /// backoff = "1s..2m"            the waits between them: the first, doubled up to the last
 /// timeout = "10m"               the longest that one attempt may run
+/// isolated                      in a process of its own, which the time limit kills
 /// queue = "gpu"                 the queue whose workers run it
 /// priority = 5                  -128 to 127; higher runs first among what is ready
 /// resources(gpu = 1)            what a worker must have free to run it

@@ -13,8 +13,8 @@ use syn::{Error, Expr, Ident, LitInt, LitStr, Meta, Path, Result, Token};
 /// Bytes of a task's name: it is a metric label and part of every descriptor.
 const NAME_BYTES_MAX: usize = 128;
 
-const KNOWN: &str = "pure, effect, retries, backoff, timeout, queue, priority, resources, \
-                     not_before, expires, name and crate";
+const KNOWN: &str = "pure, effect, retries, backoff, timeout, isolated, queue, priority, \
+                     resources, not_before, expires, name and crate";
 
 /// What the attribute says.
 pub(crate) struct Options {
@@ -96,6 +96,10 @@ impl Options {
             "timeout" => {
                 let timeout = seconds(duration(&string(meta)?)?);
                 self.set("timeout", quote!(::core::option::Option::Some(#timeout)));
+            }
+            "isolated" => {
+                meta.require_path_only()?;
+                self.set("isolated", quote!(true));
             }
             "not_before" => {
                 let after = duration(&string(meta)?)?;

@@ -9,7 +9,7 @@ use bolthole_broker::handoff::{Fetcher, Ports};
 use bolthole_broker::queue::{Memory as MemoryQueue, MemoryBroker, Queue};
 use bolthole_broker::store::{Memory, Snapshot, Store};
 use bolthole_worker::simulate::{Process, Simulated};
-use bolthole_worker::{Options, Worker};
+use bolthole_worker::{ChildOptions, Options, Worker};
 use tokio::time::{Instant, sleep_until};
 
 use super::faults::{Faults, Kind};
@@ -195,6 +195,7 @@ impl World {
             memory_bytes: MEMORY_BYTES,
             spill_dir: None,
             lease: self.setup.lease,
+            children: Some(ChildOptions::default()),
             simulated: Some(Simulated {
                 process: process.clone(),
                 ports: self.ports.clone(),
