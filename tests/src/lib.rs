@@ -7,6 +7,7 @@
 //! - [`dag`]: random graphs.
 //! - [`fuzz`]: what any bytes may do to whoever reads them.
 //! - [`ledger`]: what bodies of tasks write down.
+//! - [`poison`]: tasks that harm the process they run in.
 //! - [`proxy`]: a TCP proxy that counts what goes through, and makes the network fail.
 //! - [`recovery`]: tasks that write down when and where they run.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
@@ -22,6 +23,7 @@ pub mod conformance;
 pub mod dag;
 pub mod fuzz;
 pub mod ledger;
+pub mod poison;
 pub mod proxy;
 pub mod recovery;
 pub mod servers;

@@ -25,7 +25,7 @@ const NUMBERS: u64 = 200;
 const PART: usize = 20;
 
 /// What a task does besides computing.
-fn begin(ctx: &Ctx) {
+pub(crate) fn begin(ctx: &Ctx) {
     if let Some(path) = ctx.header(JOURNAL) {
         let line = format!("{}\n", ctx.task());
         let journal = File::options().create(true).append(true).open(path);

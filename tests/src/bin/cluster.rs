@@ -17,7 +17,11 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["worker"] => Ok(bolthole::worker::from_env()?.drain(DRAIN).run_async().await?),
+        ["worker"] => {
+            let worker = bolthole::worker::from_env()?.drain(DRAIN);
+            let kept = || async { format!("made by {}", std::process::id()) };
+            Ok(worker.state(kept).run_async().await?)
+        }
         ["client", name] => client(name, "0").await,
         ["client", name, hold] => client(name, hold).await,
         _ => bail!("cluster worker | cluster client NAME [HOLD]"),
