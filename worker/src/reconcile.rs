@@ -87,6 +87,7 @@ impl Reconciler {
         let runs = self.store.runs().await?;
         seen.retain(|run, _| runs.contains(run));
         self.known.retain(&runs);
+        self.values.retain_small(&runs);
         self.bury().await?;
         self.sweep().await?;
         for run in runs {

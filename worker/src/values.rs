@@ -190,6 +190,19 @@ impl Values {
         self.held.drop_run(run);
     }
 
+    /// Drops small values of all runs but these, sorted ones: the others are gone. Large ones are
+    /// dropped one by one, after asking the store.
+    pub(crate) fn retain_small(&self, runs: &[RunId]) {
+        let mut table = self.table();
+        let gone = |(key, local): &(&Key, &Local)| {
+            matches!(local.place, Place::Small(_)) && runs.binary_search(&key.0).is_err()
+        };
+        let gone: Vec<Key> = table.values.iter().filter(gone).map(|(key, _)| *key).collect();
+        for key in gone {
+            table.remove(key);
+        }
+    }
+
     fn drop_in(&self, table: &mut Table, key: Key) {
         if let Some(Place::Held(result)) = table.values.get(&key).map(|local| &local.place) {
             self.held.drop_key(result);

@@ -71,10 +71,10 @@ async fn soak(flags: &Flags) -> Result<bool> {
     }
     harm.heal(&cluster).await?;
     let done = load.finish().await?;
-    drop((steady, harm));
     let (report, flat) = measure.report();
     println!("{report}");
     let left = measure::left_behind(&cluster, &servers).await.context("what is left behind")?;
+    drop((steady, harm));
     println!("left behind: {left}");
     let well = flat && done.wrong == 0 && done.failed == 0 && left.is_nothing();
     println!(
