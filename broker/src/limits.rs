@@ -143,6 +143,9 @@ pub const PRESENCE_QUEUE_EXPIRES: Duration = Duration::from_secs(60);
 /// Consumers that are gone and of which nobody has been told, because there was nobody: the oldest
 /// give way.
 pub const ABSENT_MAX: usize = 10_000;
+/// How long after a session with the broker was lost and made anew its deliveries are checked against
+/// the store: those that were held before come first, and not every broker marks them.
+pub const SESSION_DOUBT: Duration = Duration::from_secs(10);
 /// How often a worker looks whether its neighbours' records stand, at the least; with a short lease
 /// more often. The time after a lease in which a silent worker is noticed.
 pub const WATCH_EVERY: Duration = Duration::from_millis(500);

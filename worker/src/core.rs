@@ -8,7 +8,7 @@ use std::time::Duration;
 use bolthole_broker::descriptor::Chunk;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::parcel::Parcel;
-use bolthole_broker::queue::{Delivery, Epoch, Tag};
+use bolthole_broker::queue::{Delivery, Tag};
 use bolthole_broker::run::{Commit, FreedResult, LeaseRequest, OutboxId, Ready, Retry};
 use bolthole_broker::task::TaskKind;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ mod batch;
 mod commits;
 mod finish;
 mod parcels;
+mod session;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -27,6 +28,7 @@ mod tick;
 use batch::Batches;
 pub(crate) use parcels::ParcelId;
 use parcels::Parcels;
+use session::Session;
 pub(crate) use tick::OnSlot;
 
 /// A task's work should last about this long between two looks at the queue.
@@ -131,6 +133,8 @@ struct Flight {
     /// It was rung for since it entered. Then it must not leave without a commit before the store
     /// was asked once more: the message that was taken for a repetition may have been news.
     rung: bool,
+    /// Its delivery was lost while it was being prepared: another worker may have it by now.
+    doubtful: bool,
 }
 
 /// What the core must know of the worker it decides for.
@@ -162,6 +166,7 @@ pub(crate) struct Core {
     /// How long tasks take here, in seconds: a moving average.
     task_seconds: f64,
     draining: bool,
+    session: Session,
 }
 
 impl Core {
@@ -175,6 +180,7 @@ impl Core {
             committing: BTreeMap::new(),
             task_seconds: PARCEL_WORK.as_secs_f64(),
             draining: false,
+            session: Session::First,
         }
     }
 
@@ -224,6 +230,8 @@ impl Core {
         let chunks: Vec<(u32, Arc<Chunk>)> =
             parcel.chunks.into_iter().map(|(segment, chunk)| (segment, Arc::new(chunk))).collect();
         let id = self.parcels.open(delivery.tag, now);
+        let old = doubt == Doubt::None && self.session.is_doubtful(now);
+        let doubt = if old { Doubt::Old } else { doubt };
         let mut tasks = Vec::new();
         for ready in parcel.tasks {
             let task = ready.task;
@@ -258,10 +266,10 @@ impl Core {
         true
     }
 
-    /// A session with the queue ended: its deliveries come again. What runs here runs on; its
-    /// commits decide.
-    pub(crate) fn on_session_lost(&mut self, epoch: Epoch) {
-        self.parcels.forget_session(epoch);
+    /// Tasks that the slots are short of.
+    fn room(&self) -> usize {
+        let wanted = self.me.slots * self.tasks_per_slot();
+        if self.draining { 0 } else { wanted.saturating_sub(self.load()) }
     }
 
     /// A publication was confirmed, or given up: then reconciling rings for it.
@@ -340,6 +348,7 @@ impl Core {
             continued: Vec::new(),
             void: false,
             rung: false,
+            doubtful: false,
         };
         self.flights.insert((run, wanted.ready.task), flight);
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flight::Doubt;
 use crate::known::Known;
 use crate::publish::Publisher;
+use crate::takeover::Contact;
 use crate::values::Values;
 
 /// Looks in the time after which a run without progress is scanned; each with up to half as much
@@ -39,6 +40,7 @@ pub(crate) struct Reconciler {
     pub(crate) me: Incarnation,
     /// A run without progress for this long is scanned.
     pub(crate) patience: Duration,
+    pub(crate) contact: Arc<Contact>,
     /// The lease of workers.
     pub(crate) lease: Duration,
     pub(crate) stop: CancellationToken,
@@ -55,8 +57,6 @@ impl Reconciler {
     /// Looks after runs until the worker stops.
     pub(crate) async fn run(self) {
         let mut seen: HashMap<RunId, Seen> = HashMap::new();
-        // Nobody is judged dead before the store has been reachable for two leases.
-        let mut reachable = Instant::now();
         loop {
             let look = self.look_every();
             let half = u64::try_from(look.as_millis() / 2).unwrap_or(0).max(1);
@@ -66,10 +66,16 @@ impl Reconciler {
                 () = self.stop.cancelled() => return,
                 () = sleep(look + jitter) => {}
             }
-            let sure = reachable.elapsed() >= 2 * self.lease;
+            if self.contact.was_lost_within(2 * self.lease) {
+                // Records and leases may have run out while nobody could renew them.
+                seen.clear();
+                continue;
+            }
+            // Nobody is judged dead before the store has been reachable for two leases.
+            let sure = self.contact.stands_for(2 * self.lease);
             if let Err(error) = self.look(&mut seen, sure).await {
                 tracing::debug!(%error, "cannot look after runs");
-                reachable = Instant::now();
+                self.contact.lost();
             }
         }
     }

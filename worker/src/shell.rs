@@ -27,7 +27,7 @@ use crate::presence::InFlight;
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::slots::Slots;
-use crate::takeover::Takeover;
+use crate::takeover::{Inheritance, Takeover};
 use crate::tasks::Tasks;
 
 mod requests;
@@ -55,6 +55,7 @@ pub(crate) struct Shell {
     preparer: Arc<Preparer>,
     publisher: Arc<Publisher>,
     takeover: Arc<Takeover>,
+    inherited: mpsc::Receiver<Inheritance>,
     consumer: Consumer,
     settler: Settler,
     in_flight: InFlight,
@@ -73,6 +74,7 @@ impl Shell {
         preparer: Arc<Preparer>,
         publisher: Arc<Publisher>,
         takeover: Arc<Takeover>,
+        inherited: mpsc::Receiver<Inheritance>,
         consumer: Consumer,
         in_flight: InFlight,
         pulse: Pulse,
@@ -87,6 +89,7 @@ impl Shell {
             preparer,
             publisher,
             takeover,
+            inherited,
             consumer,
             settler,
             in_flight,
@@ -146,6 +149,10 @@ impl Shell {
                 },
                 answer = self.inbox.recv() => self.take_answers(answer).await,
                 () = commit_timer => {}
+                Some((run, ready)) = self.inherited.recv() => {
+                    let effects = self.core.on_inherited(run, ready);
+                    self.perform(effects).await;
+                }
                 () = self.slots.finished() => {}
             }
             let finished = self.slots.take_finished();
@@ -219,6 +226,7 @@ impl Shell {
             Event::SessionStarted { epoch } => {
                 tracing::info!(%epoch, "consuming");
                 self.pulse.consuming(true);
+                self.core.on_session_started(Instant::now());
             }
             Event::Delivery(delivery) => self.take_delivery(delivery).await,
             Event::Absent { presence, tag } => self.take_over(&presence, tag),
@@ -237,7 +245,8 @@ impl Shell {
             Event::SessionLost { epoch, reason } => {
                 tracing::warn!(%epoch, %reason, "the session with the queue is lost");
                 self.pulse.consuming(false);
-                self.core.on_session_lost(epoch);
+                let effects = self.core.on_session_lost(epoch);
+                self.perform(effects).await;
             }
         }
     }

@@ -11,15 +11,20 @@ use std::time::Duration;
 
 use bolthole_broker::handoff::{Fetcher, Peer};
 use bolthole_broker::id::{Incarnation, RunId, TaskId, WorkerIndex};
-use bolthole_broker::limits;
 use bolthole_broker::presence::Presence;
 use bolthole_broker::run::Ready;
 use bolthole_broker::store::{Error, Store, WorkerRecord};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::flight::Doubt;
 use crate::publish::Publisher;
+
+mod watch;
+
+use watch::Again;
+pub(crate) use watch::Contact;
 
 /// Tries to find out whether a worker lives, and the wait after the first, doubled each time. A
 /// process that ends closes one thing after the other.
@@ -29,11 +34,14 @@ const PROBE_WAIT: Duration = Duration::from_millis(20);
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Tasks to ring for in one message: few, so that many workers share them.
 const PER_PARCEL: usize = 4;
-/// How many records of others a worker watches.
-const NEIGHBOURS: usize = 2;
 /// Ready tasks of a run that are all rung for when a worker was lost without a word. It may have had
 /// any of them; when there are more, only those that it was last known to have.
 const SCAN_TASKS_MAX: usize = 256;
+
+/// Tasks of a worker that is gone.
+pub(crate) type Inheritance = (RunId, Vec<Ready>);
+/// Inheritances that wait for the worker's loop.
+pub(crate) const INHERITANCES_MAX: usize = 16;
 
 /// Takes over.
 #[derive(Debug)]
@@ -45,6 +53,9 @@ pub(crate) struct Takeover {
     pub(crate) index: WorkerIndex,
     /// The lease of workers.
     pub(crate) lease: Duration,
+    pub(crate) contact: Arc<Contact>,
+    /// To the worker's loop: tasks that it may run.
+    pub(crate) inherit: mpsc::Sender<Inheritance>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -101,32 +112,47 @@ impl Takeover {
     }
 
     /// A worker's record has run out: it is stopped, or cut off, or was killed and nobody noticed.
-    async fn after_silence(&self, last: &WorkerRecord) -> Result<(), Error> {
-        tracing::info!(incarnation = %last.incarnation, "a worker is silent: taking over");
+    async fn after_silence(&self, last: &WorkerRecord) -> Result<Vec<Again>, Error> {
         let workers = self.store.workers().await?;
         if workers.iter().any(|(_, record)| record.incarnation == last.incarnation) {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        tracing::info!(incarnation = %last.incarnation, "a worker is silent: taking over");
         let mut busy: BTreeMap<RunId, HashSet<TaskId>> = BTreeMap::new();
         for (run, tasks) in workers.iter().flat_map(|(_, record)| &record.in_flight) {
             busy.entry(*run).or_default().extend(tasks);
         }
+        let mut again = Vec::new();
         for run in self.runs_of(Some(last)).await? {
             self.end_claims(run, last.incarnation).await?;
             let busy = busy.remove(&run).unwrap_or_default();
-            let mut ready = Vec::new();
-            for segment in self.store.segments(run).await? {
-                let all = self.store.ready(run, segment).await?;
-                ready.extend(all.into_iter().filter(|ready| !busy.contains(&ready.task)));
-            }
+            let mut ready = self.ready(run, |task| !busy.contains(&task)).await?;
             if ready.len() > SCAN_TASKS_MAX {
                 let own = last.in_flight.iter().filter(|(of, _)| *of == run);
                 let own: HashSet<TaskId> = own.flat_map(|(_, tasks)| tasks).copied().collect();
                 ready.retain(|ready| own.contains(&ready.task));
             }
-            self.ring(run, &ready).await;
+            let tasks: HashSet<TaskId> = ready.iter().map(|ready| ready.task).collect();
+            if !tasks.is_empty() {
+                self.hand_on(run, ready).await;
+                again.push(Again::new(run, tasks));
+            }
         }
-        Ok(())
+        Ok(again)
+    }
+
+    /// Tasks of a run that are ready and that nobody has leased.
+    async fn ready(
+        &self,
+        run: RunId,
+        wanted: impl Fn(TaskId) -> bool,
+    ) -> Result<Vec<Ready>, Error> {
+        let mut ready = Vec::new();
+        for segment in self.store.segments(run).await? {
+            let all = self.store.ready(run, segment).await?;
+            ready.extend(all.into_iter().filter(|ready| wanted(ready.task)));
+        }
+        Ok(ready)
     }
 
     /// The runs that are running, first those in which the worker had tasks.
@@ -145,79 +171,23 @@ impl Takeover {
     /// Rings for what it had leased, and for what it had written down and not settled.
     async fn end_claims(&self, run: RunId, of: Incarnation) -> Result<(), Error> {
         let leased = self.store.evict(run, of).await?;
-        self.ring(run, &leased).await;
+        self.hand_on(run, leased).await;
         for (id, ready) in self.store.outbox(run).await? {
-            if id.owner == of && self.ring(run, &ready).await {
+            let due = id.owner == of;
+            if due && self.publisher.ring(run, &ready, Doubt::DEADLY, PER_PARCEL).await {
                 self.store.settle(run, id, &ready).await?;
             }
         }
         Ok(())
     }
 
-    async fn ring(&self, run: RunId, ready: &[Ready]) -> bool {
+    /// Lets this worker run tasks, or publish what it has no room for.
+    async fn hand_on(&self, run: RunId, ready: Vec<Ready>) {
         if ready.is_empty() {
-            return true;
+            return;
         }
-        tracing::info!(%run, tasks = ready.len(), "rings for what a lost worker had");
-        self.publisher.ring(run, ready, Doubt::DEADLY, PER_PARCEL).await
-    }
-
-    /// Watches the records of the next workers in the order of their indexes until the worker stops.
-    ///
-    /// A record that was seen to stand and then runs out, while the store answered all the time, is
-    /// a worker that did not renew it although it could. After an answer that came late nothing seen
-    /// before counts: the store may have been away, and all records with it.
-    pub(crate) async fn watch(self: Arc<Self>) {
-        let mut look = interval((self.lease / 20).min(limits::WATCH_EVERY));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen: BTreeMap<WorkerIndex, WorkerRecord> = BTreeMap::new();
-        let mut chosen: Option<Instant> = None;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                _ = look.tick() => {}
-            }
-            let began = Instant::now();
-            let choose = chosen.is_none_or(|at| began >= at + self.lease / 2);
-            let looked = self.look(&mut seen, choose).await;
-            if looked.is_err() || began.elapsed() >= self.lease / 4 {
-                seen.clear();
-                chosen = None;
-                continue;
-            }
-            if choose {
-                chosen = Some(began);
-            }
-            for last in looked.unwrap_or_default() {
-                if let Err(error) = self.after_silence(&last).await {
-                    tracing::warn!(%error, "cannot take over; reconciling will");
-                }
-            }
-        }
-    }
-
-    /// Looks at the neighbours, which it chooses anew if asked to; those whose records are gone.
-    async fn look(
-        &self,
-        seen: &mut BTreeMap<WorkerIndex, WorkerRecord>,
-        choose: bool,
-    ) -> Result<Vec<WorkerRecord>, Error> {
-        let mut silent = Vec::new();
-        for index in seen.keys().copied().collect::<Vec<_>>() {
-            match self.store.worker(index).await? {
-                Some(record) => drop(seen.insert(index, record)),
-                None => silent.extend(seen.remove(&index)),
-            }
-        }
-        if choose || !silent.is_empty() {
-            let workers = self.store.workers().await?;
-            let (before, after): (Vec<_>, Vec<_>) = workers
-                .into_iter()
-                .filter(|(index, _)| *index != self.index)
-                .partition(|(index, _)| *index < self.index);
-            *seen = after.into_iter().chain(before).take(NEIGHBOURS).collect();
-        }
-        Ok(silent)
+        tracing::info!(%run, tasks = ready.len(), "hands on what a lost worker had");
+        // An error means that this worker stops.
+        let _ = self.inherit.send((run, ready)).await;
     }
 }

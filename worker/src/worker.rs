@@ -17,7 +17,7 @@ use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
 use bytes::Bytes;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Mutex, RwLock, watch};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Children;
@@ -39,7 +39,7 @@ use crate::shell::Shell;
 use crate::simulate::SimulatedPort;
 use crate::slots::{Driven, Slots};
 use crate::spawn::Spawner;
-use crate::takeover::Takeover;
+use crate::takeover::{Contact, INHERITANCES_MAX, Inheritance, Takeover};
 use crate::tasks::Tasks;
 use crate::turns::Turns;
 use crate::values::Values;
@@ -140,6 +140,7 @@ impl Worker {
             in_flight: InFlight::default(),
             pulse: Pulse::new(held.clone()),
             fetcher: fetcher(&options),
+            contact: Arc::new(Contact::new()),
             presence: (!address.is_empty()).then(|| left_behind.encode()),
         };
         // A simulation has one runtime for everything.
@@ -166,8 +167,17 @@ impl Worker {
             None => None,
         };
         let publisher = parts.publisher();
-        let takeover = parts.takeover(&publisher);
-        let shell = parts.shell(&options, registry, states, queues, &takeover, bodies, &tasks)?;
+        let (inherit, inherited) = mpsc::channel(INHERITANCES_MAX);
+        let takeover = parts.takeover(&publisher, inherit);
+        let shell = parts.shell(
+            &options,
+            registry,
+            states,
+            queues,
+            (&takeover, inherited),
+            bodies,
+            &tasks,
+        )?;
         tasks.spawn(takeover.watch());
         tasks.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
         parts.look_after(&tasks, record, publisher, port, options.reconcile);
@@ -271,6 +281,7 @@ struct Parts {
     in_flight: InFlight,
     pulse: Pulse,
     fetcher: Fetcher,
+    contact: Arc<Contact>,
     /// What tells others of this worker when it is gone; none without a data port, because nobody
     /// could ask whether it lives.
     presence: Option<Bytes>,
@@ -286,7 +297,11 @@ impl Parts {
         })
     }
 
-    fn takeover(&self, publisher: &Arc<Publisher>) -> Arc<Takeover> {
+    fn takeover(
+        &self,
+        publisher: &Arc<Publisher>,
+        inherit: mpsc::Sender<Inheritance>,
+    ) -> Arc<Takeover> {
         Arc::new(Takeover {
             store: self.store.clone(),
             publisher: Arc::clone(publisher),
@@ -294,6 +309,8 @@ impl Parts {
             me: self.incarnation,
             index: self.index,
             lease: self.lease,
+            contact: Arc::clone(&self.contact),
+            inherit,
             stop: self.stop.clone(),
         })
     }
@@ -305,7 +322,7 @@ impl Parts {
         registry: Registry,
         states: States,
         queues: Vec<QueueName>,
-        takeover: &Arc<Takeover>,
+        (takeover, inherited): (&Arc<Takeover>, mpsc::Receiver<Inheritance>),
         bodies: Handle,
         tasks: &Tasks,
     ) -> Result<Shell, StartError> {
@@ -377,6 +394,7 @@ impl Parts {
             preparer,
             publisher,
             takeover,
+            inherited,
             consumer,
             in_flight,
             pulse,
@@ -411,6 +429,7 @@ impl Parts {
             values: Arc::clone(&self.values),
             known: Arc::clone(&self.known),
             me: self.incarnation,
+            contact: Arc::clone(&self.contact),
             patience: patience.unwrap_or(self.lease),
             lease: self.lease,
             stop: self.stop.clone(),

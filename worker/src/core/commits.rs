@@ -154,8 +154,7 @@ impl Core {
         sequence: u64,
         blocked: bool,
     ) -> (Vec<Ready>, Vec<Ready>) {
-        let wanted = self.me.slots * self.tasks_per_slot();
-        let mut room = if self.draining { 0 } else { wanted.saturating_sub(self.load()) };
+        let mut room = self.room();
         if blocked && !self.draining {
             room = usize::MAX;
         }

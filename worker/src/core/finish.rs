@@ -31,7 +31,14 @@ impl Core {
                 self.leave(key, &mut effects);
                 continue;
             }
+            let doubtful = self.flights.get_mut(&key).filter(|flight| flight.doubtful);
             match prepared {
+                Prepared::Run(runnable) if doubtful.is_some() && !runnable.leased => {
+                    if let Some(flight) = doubtful {
+                        flight.rung = true;
+                    }
+                    self.leave(key, &mut effects);
+                }
                 Prepared::Run(runnable) => {
                     if let Some(flight) = self.flights.get_mut(&key) {
                         flight.stage = Stage::Running;

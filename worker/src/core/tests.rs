@@ -198,13 +198,41 @@ async fn a_delivery_that_comes_again_waits_for_the_attempt_that_runs() {
     let (mut desk, now) = (Desk::new(2).await, Instant::now());
     let (lost, _) = desk.deliver(&[3], now);
     desk.start(3, now);
-    desk.core.on_session_lost(lost.epoch);
+    assert!(desk.core.on_session_lost(lost.epoch).len() == 1, "a lease is asked for");
     let (again, effects) = desk.deliver(&[3], now);
     assert!(effects.is_empty(), "neither run again nor acknowledged: {effects:?}");
     desk.end(3, now);
     let commit = desk.commit(now);
     assert_eq!(acks(&desk.answer(&commit, written(vec![]), now)), [again]);
     assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_session_the_store_is_asked_before_anything_starts() {
+    let (mut desk, now) = (Desk::new(3).await, Instant::now());
+    let (lost, effects) = desk.deliver(&[3], now);
+    assert_eq!(prepared(&effects), [(3, false)]);
+    assert!(desk.core.on_session_lost(lost.epoch).is_empty(), "it does not run yet");
+    assert_eq!(prepared(&desk.start(3, now)), [(3, true)], "another may have it by now");
+    desk.core.on_session_started(now);
+    assert_eq!(prepared(&desk.deliver(&[0], now).1), [(0, true)]);
+    let later = now + limits::SESSION_DOUBT;
+    assert_eq!(prepared(&desk.deliver(&[1], later).1), [(1, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_worker_had_runs_here_as_far_as_there_is_room() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    desk.deliver(&[2], now);
+    let all: Vec<Ready> = (0..4).map(|index| Ready::first(TaskId::new(0, index))).collect();
+    desk.core.task_seconds = 1.0;
+    let effects = desk.core.on_inherited(RUN(), all.clone());
+    assert_eq!(prepared(&effects), [], "the only slot has a task");
+    let [published] = &publishes(effects)[..] else { panic!("not published together") };
+    assert_eq!((published.ready.len(), published.doubt), (3, Doubt::DEADLY));
+    desk.core.on_prepared(vec![(key(2), Prepared::Drop { rearmed: vec![] })], 0, now);
+    desk.core.on_prepared(vec![(key(2), Prepared::Drop { rearmed: vec![] })], 0, now);
+    assert_eq!(prepared(&desk.core.on_inherited(RUN(), all)), [(0, true)]);
 }
 
 #[tokio::test(start_paused = true)]

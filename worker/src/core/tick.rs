@@ -97,12 +97,7 @@ impl Core {
             let late = flight.parcel.is_some_and(|parcel| overdue.contains(&parcel));
             let first = !flight.leased && (long || late && since.is_some());
             if first || renew && flight.leased {
-                leases.entry(*run).or_default().push(LeaseRequest {
-                    task: *task,
-                    generation: flight.ready.generation,
-                    nonce: flight.nonce,
-                    over: None,
-                });
+                leases.entry(*run).or_default().push(flight.lease_request(*task));
             }
         }
         effects.extend(leases.into_iter().map(|(run, requests)| Effect::Lease { run, requests }));
