@@ -17,6 +17,13 @@ pub fn aborts(ctx: &Ctx) -> u64 {
     abort()
 }
 
+/// The same, with an input.
+#[task]
+pub fn aborts_on(value: u64, ctx: &Ctx) -> u64 {
+    begin(ctx);
+    if value < u64::MAX { abort() } else { 0 }
+}
+
 /// Needs more stack than there is.
 #[task]
 pub fn overflows(ctx: &Ctx) -> u64 {

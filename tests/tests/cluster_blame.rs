@@ -64,7 +64,7 @@ impl Fleet {
 }
 
 /// Runs one task that brings down its process among many that do not; its failure.
-async fn among_innocents(poisoned: Delayed<u64>, chained: bool) -> Result<TaskError> {
+async fn among_innocents(poisoned: Delayed<u64>) -> Result<TaskError> {
     let mut fleet = Fleet::new().await?;
     let client = fleet.cluster.client().await?;
     let journal = fleet.cluster.folder().join("journal");
@@ -94,8 +94,7 @@ async fn among_innocents(poisoned: Delayed<u64>, chained: bool) -> Result<TaskEr
         *starts.entry(line.to_owned()).or_default() += 1;
     }
     let guilty = starts.remove(&guilty.task().to_string()).unwrap_or(0);
-    let borne = if chained { 2 } else { 1 };
-    ensure!(fleet.deaths <= borne, "{} workers died", fleet.deaths);
+    ensure!(fleet.deaths == 1, "{} workers died", fleet.deaths);
     ensure!(guilty == fleet.deaths + CRASHES, "{guilty} starts, {} deaths", fleet.deaths);
     for worker in &mut fleet.workers {
         ensure!(worker.is_running()?, "a worker is down");
@@ -107,14 +106,14 @@ async fn among_innocents(poisoned: Delayed<u64>, chained: bool) -> Result<TaskEr
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_aborts_is_found_out() -> Result<()> {
-    let error = among_innocents(poison::aborts::delayed(), false).await?;
+    let error = among_innocents(poison::aborts::delayed()).await?;
     ensure!(error.to_string().contains("aborted"), "{error}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_overflows_its_stack_is_found_out() -> Result<()> {
-    let error = among_innocents(poison::overflows::delayed(), false).await?;
+    let error = among_innocents(poison::overflows::delayed()).await?;
     ensure!(error.to_string().contains("stack overflowed"), "{error}");
     // What it wrote at last.
     ensure!(error.to_string().contains("has overflowed its stack"), "{error}");
@@ -123,8 +122,19 @@ async fn a_task_that_overflows_its_stack_is_found_out() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_is_killed_is_found_out() -> Result<()> {
-    let error = among_innocents(poison::is_killed::delayed(), false).await?;
+    let error = among_innocents(poison::is_killed::delayed()).await?;
     ensure!(error.to_string().contains("SIGKILL"), "{error}");
+    Ok(())
+}
+
+/// A worker runs on along a chain and commits it later: all of it is lost with the worker, and what
+/// brought it down is the last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_at_the_end_of_a_chain_is_found_out_as_fast() -> Result<()> {
+    let chain =
+        (0..20).fold(workload::square::delayed(1), |last, _| workload::square::delayed(&last));
+    let error = among_innocents(poison::aborts_on::delayed(&chain)).await?;
+    ensure!(error.to_string().contains("aborted"), "{error}");
     Ok(())
 }
 
@@ -307,5 +317,21 @@ async fn a_worker_with_too_many_stuck_threads_goes_and_says_why() -> Result<()> 
         let error = failure(timeout(PATIENCE, handle.result()).await?)?;
         ensure!(error.kind == TaskErrorKind::Timeout, "{error}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_program_that_computes_by_itself_lets_children_in_or_says_that_it_does_not() -> Result<()> {
+    let cluster = cluster()?;
+    let starts = cluster.folder().join("starts");
+    let file = starts.to_string_lossy().into_owned();
+    let (code, output) = cluster.start("closed", &["alone", &file], &[])?.finish()?;
+    ensure!(code == 0 && output.contains("serve_as_child"), "{code}: {output}");
+    ensure!(fs::read_to_string(&starts)?.lines().count() == 1, "main was run again");
+
+    fs::remove_file(&starts)?;
+    let (code, output) = cluster.start("open", &["alone", &file, "open"], &[])?.finish()?;
+    ensure!(code == 0 && output.contains("answer 1"), "{code}: {output}");
+    ensure!(fs::read_to_string(&starts)?.lines().count() == 1, "main was run again");
     Ok(())
 }

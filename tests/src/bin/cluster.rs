@@ -1,12 +1,14 @@
 //! One process of a cluster under test: `cluster worker`, or `cluster client NAME [HOLD]`, which
 //! computes the ETL-shaped graph as the run of that name and prints `answer N`. The servers are those
-//! of the environment.
+//! of the environment. `cluster alone STARTS [open]` has no servers and lets children in, if open.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bolthole::Client;
-use bolthole_tests::workload;
+use bolthole_tests::{poison, workload};
 
 /// How long a worker that is told to go finishes what it has begun: some tasks here never end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -24,8 +26,26 @@ async fn main() -> Result<()> {
         }
         ["client", name] => client(name, "0").await,
         ["client", name, hold] => client(name, hold).await,
-        _ => bail!("cluster worker | cluster client NAME [HOLD]"),
+        ["alone", starts] => alone(starts).await,
+        ["alone", starts, "open"] => {
+            bolthole::worker::serve_as_child()?;
+            alone(starts).await
+        }
+        _ => bail!("cluster worker | cluster client NAME [HOLD] | cluster alone STARTS [open]"),
     }
+}
+
+/// Computes in this process, and writes down that it was started. Prints how many processes an
+/// isolated task was in that are not this one, or why it cannot be.
+#[expect(clippy::print_stdout, reason = "the answer goes to standard output")]
+async fn alone(starts: &str) -> Result<()> {
+    writeln!(File::options().create(true).append(true).open(starts)?, "started")?;
+    let client = Client::embedded().await?;
+    match client.compute(poison::pid::delayed().isolated()).await {
+        Ok(pid) => println!("answer {}", u8::from(pid != std::process::id())),
+        Err(error) => println!("{error}"),
+    }
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the answer goes to standard output")]

@@ -74,6 +74,8 @@ pub fn serve(registry: Registry, states: States) -> io::Result<Infallible> {
         let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
         rustix::process::setrlimit(Resource::Data, limit)?;
     }
+    // When memory runs out, the system is to take this process, not the worker.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     install_panic_hook();
     let user = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // The parent says when to go: a signal to all processes of a service is meant for it.

@@ -8,7 +8,7 @@ use bolthole_broker::limits;
 use bolthole_broker::locator::Locator;
 use bolthole_broker::queue::{ConsumeOptions, Event, Queue, QueueName, Route};
 use bolthole_broker::registry::Body;
-use bolthole_broker::run::{Committed, Leased};
+use bolthole_broker::run::{Committed, End, Leased, Setback};
 use bolthole_broker::state::{RunState, StateByte, TaskState};
 use bolthole_broker::store::Epoch as StoreEpoch;
 use bolthole_broker::task::TaskClass;
@@ -82,6 +82,11 @@ impl Desk {
 
     /// Prepares a task and puts it on a slot as the attempt with its index as nonce.
     fn start(&mut self, index: u16, now: Instant) -> Vec<Effect> {
+        self.start_as(index, 0, 0, now)
+    }
+
+    /// As a suspect, whose followers may be, too, and that has crashed so often.
+    fn start_as(&mut self, index: u16, suspect: u16, crashes: u32, now: Instant) -> Vec<Effect> {
         let runnable = Runnable {
             key: key(index),
             ready: Ready::first(TaskId::new(0, index)),
@@ -102,10 +107,10 @@ impl Desk {
             },
             attempt: 1,
             nonce: u64::from(index) + 1,
-            leased: false,
-            isolated: false,
-            suspect: 0,
-            crashes: 0,
+            leased: suspect > 0,
+            isolated: suspect > 0,
+            suspect,
+            crashes,
             cancel: CancellationToken::new(),
         };
         self.core.on_prepared(vec![(key(index), Prepared::Run(Box::new(runnable)))], 0, now)
@@ -113,10 +118,14 @@ impl Desk {
 
     fn end(&mut self, index: u16, now: Instant) -> Vec<Effect> {
         let locator = Locator::embed(&[u8::try_from(index).unwrap()]).unwrap();
+        self.end_as(index, Ended::Done(crate::flight::Kept { locator, record: Bytes::new() }), now)
+    }
+
+    fn end_as(&mut self, index: u16, ended: Ended, now: Instant) -> Vec<Effect> {
         let finish = Finish {
             key: key(index),
             nonce: u64::from(index) + 1,
-            ended: Ended::Done(crate::flight::Kept { locator, record: Bytes::new() }),
+            ended,
             spawn: None,
             took: Duration::from_millis(1),
         };
@@ -138,8 +147,12 @@ impl Desk {
     }
 
     fn tick(&mut self, on_slot: Option<(u16, Instant)>, now: Instant) -> Vec<Effect> {
-        let attempt =
-            |(index, since)| OnSlot { key: key(index), nonce: u64::from(index) + 1, since };
+        let attempt = |(index, since)| OnSlot {
+            key: key(index),
+            nonce: u64::from(index) + 1,
+            since,
+            begun: true,
+        };
         let on_slots: Vec<OnSlot> = on_slot.map(attempt).into_iter().collect();
         self.core.on_tick(&on_slots, false, 0, now)
     }
@@ -325,4 +338,54 @@ async fn nothing_is_left_of_a_run_that_is_over() {
     desk.core.on_prepared(drop(1), 0, now);
     assert_eq!(acks(&desk.core.on_prepared(drop(3), 0, now)), [tag]);
     assert!(desk.core.is_idle() && desk.core.releasing.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_counted_with_its_lease_and_the_third_is_the_end() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    let (tag, _) = desk.deliver(&[0], now);
+    desk.start_as(0, 1, 1, now);
+    let crashed = || Ended::Crashed { how: "it aborted".to_owned(), last_lines: vec![] };
+    let effects = desk.end_as(0, crashed(), now);
+    let retries: Vec<&Retry> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Retry { retry, .. } => Some(retry),
+            _ => None,
+        })
+        .collect();
+    let [retry] = retries[..] else { panic!("{effects:?}") };
+    assert_eq!((retry.setback, retry.attempt, retry.lease), (Setback::Crashed, 2, Some(1)));
+    assert_eq!(acks(&desk.core.on_retried(key(0), now)), [tag]);
+
+    let mut desk = Desk::new(1).await;
+    desk.deliver(&[0], now);
+    desk.start_as(0, 1, limits::CRASHES_MAX - 1, now);
+    assert!(desk.end_as(0, crashed(), now).is_empty());
+    let End::Failed { error } = &desk.commit(now).finished[0].end else { panic!("no failure") };
+    let error = bolthole_broker::error::TaskError::decode(error).unwrap();
+    assert_eq!(error.kind, bolthole_broker::error::TaskErrorKind::Crashed);
+    assert!(error.to_string().contains("3 processes"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_a_suspect_waits_for_its_commit_and_is_one_too() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    desk.deliver(&[0], now);
+    desk.start_as(0, 2, 0, now);
+    assert!(prepared(&desk.end(0, now)).is_empty(), "nothing runs on");
+    let commit = desk.commit(now);
+    let ready = vec![Ready::first(TaskId::new(0, 1))];
+    let effects = desk.answer(&commit, written(ready), now);
+    let doubts = effects.iter().filter_map(|effect| match effect {
+        Effect::Prepare { tasks, .. } => Some(tasks[0].doubt),
+        _ => None,
+    });
+    assert_eq!(doubts.collect::<Vec<_>>(), [Doubt::Deadly(1)]);
+    // The last that a worker may have run on with.
+    desk.start_as(1, 1, 0, now);
+    desk.end(1, now);
+    let commit = desk.commit(now);
+    let ready = vec![Ready::first(TaskId::new(0, 2))];
+    assert_eq!(prepared(&desk.answer(&commit, written(ready), now)), [(2, false)]);
 }

@@ -16,6 +16,8 @@ pub(crate) struct OnSlot {
     pub(crate) key: Key,
     pub(crate) nonce: u64,
     pub(crate) since: Instant,
+    /// Whether its body's own time has begun: it waits for no process to start.
+    pub(crate) begun: bool,
 }
 
 impl Core {
@@ -35,7 +37,7 @@ impl Core {
                 continue;
             }
             let limit = flight.info.as_ref().and_then(|info| info.class().options.timeout);
-            if limit.is_some_and(|limit| now >= attempt.since + limit) {
+            if attempt.begun && limit.is_some_and(|limit| now >= attempt.since + limit) {
                 self.time_out(attempt.key, random, now, &mut effects);
             }
         }

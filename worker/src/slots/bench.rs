@@ -89,7 +89,8 @@ impl Bench {
             }
         }
         let isolated = found.isolated;
-        let attempt = OnSlot { key: found.key, nonce: found.nonce, since: Instant::now() };
+        let attempt =
+            OnSlot { key: found.key, nonce: found.nonce, since: Instant::now(), begun: !isolated };
         self.running.insert(number, Running { attempt, taken, isolated });
         Some(found)
     }
@@ -98,6 +99,7 @@ impl Bench {
     pub(super) fn begin(&mut self, number: usize) {
         if let Some(running) = self.running.get_mut(&number) {
             running.attempt.since = Instant::now();
+            running.attempt.begun = true;
         }
     }
 
