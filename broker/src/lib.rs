@@ -12,6 +12,7 @@
 //! | [`queue`] | doorbells: RabbitMQ, or memory |
 //! | [`store`] | the truth: Redis, or memory |
 //! | [`handoff`] | the data port: results from worker to worker |
+//! | [`durable`] | copies of results that outlive their holders |
 //! | [`failpoint`], [`line`], `audit` | where tests and simulations make faults happen, and what they prove by |
 
 #![cfg_attr(
@@ -30,6 +31,7 @@ pub mod call;
 pub mod clock;
 pub mod control;
 pub mod descriptor;
+pub mod durable;
 pub mod error;
 pub mod failpoint;
 pub mod graph;

@@ -60,6 +60,10 @@ pub const MEMORY_SPILL_PERCENT: u64 = 60;
 pub const MEMORY_HIGH_PERCENT: u64 = 80;
 /// Percent of a worker's memory from which on it runs one task at a time.
 pub const MEMORY_CRITICAL_PERCENT: u64 = 90;
+/// One result that is copied into the store because no worker is left to hold it.
+pub const STORED_COPY_MAX: u64 = 8 << 20;
+/// All results that one leaving worker copies into the store, which is sized for small ones.
+pub const LEAVING_STORED_MAX: u64 = 64 << 20;
 /// Publishes waiting for the broker's confirm, for one process.
 pub const UNCONFIRMED_MAX: usize = 512;
 /// One message: a parcel and its envelope.
@@ -105,6 +109,12 @@ pub const DELIVERY_HOLD_MAX: Duration = Duration::from_secs(20);
 /// How long an acknowledgement waits for the confirms of the releases it covers. Not longer: under
 /// a broker's memory alarm confirms stop, and only acknowledgements can end the alarm.
 pub const ACK_WAIT_MAX: Duration = Duration::from_millis(250);
+/// How long a worker that is told to go takes for it: containers are killed after 10 s by default.
+pub const DRAIN: Duration = Duration::from_secs(9);
+/// How much of that is kept, at most, for what did not finish: giving it back, handing results on.
+pub const DRAIN_RESERVE: Duration = Duration::from_secs(2);
+/// How long a worker that is told to go at once takes to say so.
+pub const DRAIN_AT_ONCE: Duration = Duration::from_secs(1);
 /// An open run whose client has shown no life for this long is closed by its policy.
 pub const CLIENT_LEASE: Duration = Duration::from_secs(60);
 /// How long a finished run's results and state are kept for its client.

@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use bolthole_broker::args::EncodeError;
+use bolthole_broker::durable::Folder;
 use bolthole_broker::handoff::{Budget, ClusterSecret, Fetcher};
 use bolthole_broker::id::RunId;
 use bolthole_broker::queue::Queue;
 use bolthole_broker::store::{self, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
 
 use crate::blob::Blob;
 use crate::completed::AsCompleted;
@@ -38,6 +40,7 @@ pub struct ClientBuilder {
     redis_url: String,
     namespace: String,
     secret: Option<ClusterSecret>,
+    durable: Option<String>,
 }
 
 impl ClientBuilder {
@@ -57,8 +60,17 @@ impl ClientBuilder {
         Ok(self)
     }
 
+    /// The result folder, `file:///absolute/path`, on a disk that all workers and clients share:
+    /// large outputs, and large results of effects, are written there by workers that have the same
+    /// setting, and are read from there when no worker holds them any more.
+    #[must_use]
+    pub fn durable(mut self, url: impl Into<String>) -> Self {
+        self.durable = Some(url.into());
+        self
+    }
+
     /// The settings of the environment: `BOLTHOLE_AMQP_URL` and `BOLTHOLE_REDIS_URL`, and, where
-    /// they are set, `BOLTHOLE_NAMESPACE` and `BOLTHOLE_SECRET`.
+    /// they are set, `BOLTHOLE_NAMESPACE`, `BOLTHOLE_SECRET` and `BOLTHOLE_DURABLE`.
     pub fn from_env() -> Result<Self> {
         let amqp_url = required("BOLTHOLE_AMQP_URL", "amqp://user:password@host:5672/vhost")?;
         let redis_url = required("BOLTHOLE_REDIS_URL", "redis://user:password@host:6379/0")?;
@@ -66,17 +78,32 @@ impl ClientBuilder {
         if let Some(namespace) = variable("BOLTHOLE_NAMESPACE")? {
             builder = builder.namespace(namespace);
         }
+        builder.durable = variable("BOLTHOLE_DURABLE")?;
         match variable("BOLTHOLE_SECRET")? {
             Some(secret) => builder.secret(secret),
             None => Ok(builder),
         }
     }
 
-    /// Connects to both servers. Fails within 10 s, saying which one and what to do.
+    /// Connects to both servers. Fails within 10 s, saying which one and what to do; also when the
+    /// result folder cannot be used.
     pub async fn connect(self) -> Result<Client> {
+        let folder = self.folder().await?;
         let (queue, store) = self.servers("client").await?;
         let fetcher = Fetcher::new(self.secret.as_ref(), Budget::new(RECEIVE_BYTES_MAX));
-        Client::on(store, queue, fetcher, None).await
+        Client::on(store, queue, fetcher, folder, None).await
+    }
+
+    /// The result folder, if there is to be one.
+    pub(crate) async fn folder(&self) -> Result<Option<Folder>> {
+        let Some(url) = self.durable.clone() else { return Ok(None) };
+        let namespace = self.namespace.clone();
+        let opened = spawn_blocking(move || Folder::open(&url, &namespace)).await;
+        match opened {
+            Ok(Ok(folder)) => Ok(Some(folder)),
+            Ok(Err(error)) => Err(Error::new(ErrorKind::Config, error.to_string())),
+            Err(error) => Err(Error::new(ErrorKind::Config, error.to_string())),
+        }
     }
 
     #[cfg(feature = "worker")]
@@ -138,6 +165,7 @@ impl Client {
             redis_url: redis_url.into(),
             namespace: String::new(),
             secret: None,
+            durable: None,
         }
     }
 
@@ -145,16 +173,17 @@ impl Client {
     #[doc(hidden)]
     pub async fn with(store: Store, queue: Queue) -> Result<Self> {
         let fetcher = Fetcher::new(None, Budget::new(RECEIVE_BYTES_MAX));
-        Self::on(store, queue, fetcher, None).await
+        Self::on(store, queue, fetcher, None, None).await
     }
 
     pub(crate) async fn on(
         store: Store,
         queue: Queue,
         fetcher: Fetcher,
+        folder: Option<Folder>,
         local: Option<Local>,
     ) -> Result<Self> {
-        Ok(Self { core: Core::new(store, queue, fetcher, local).await? })
+        Ok(Self { core: Core::new(store, queue, fetcher, folder, local).await? })
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -12,6 +12,7 @@ use bolthole_broker::clock;
 use bolthole_broker::control::Control;
 use bolthole_broker::descriptor::Chunk;
 use bolthole_broker::descriptor::Descriptor;
+use bolthole_broker::durable::{Durable, Folder};
 use bolthole_broker::handoff::Fetcher;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::limits;
@@ -34,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) store: Store,
     pub(crate) queue: Queue,
     pub(crate) fetcher: Fetcher,
+    /// Copies of results whose holders are gone.
+    pub(crate) durable: Durable,
     /// The worker of this process and what it holds, in embedded mode.
     pub(crate) local: Option<Local>,
     /// Where background work runs: the runtime on which the client was made.
@@ -65,10 +68,12 @@ impl Core {
         store: Store,
         queue: Queue,
         fetcher: Fetcher,
+        folder: Option<Folder>,
         local: Option<Local>,
     ) -> Result<Arc<Self>> {
         let epoch = store.epoch().await?;
         Ok(Arc::new(Self {
+            durable: Durable { store: store.clone(), fetcher: fetcher.clone(), folder },
             store,
             queue,
             fetcher,

@@ -107,7 +107,7 @@ impl EmbeddedBuilder {
             async move { held.serve(&key).await.map(|value| value.bytes) }
         });
         let fetcher = Fetcher::new(None, Budget::new(0));
-        Client::on(store, queue, fetcher, Some(local)).await
+        Client::on(store, queue, fetcher, None, Some(local)).await
     }
 }
 

@@ -64,6 +64,9 @@ pub enum ErrorKind {
     Closed,
     /// The run or the result is no longer there.
     Gone,
+    /// The worker that held the result has gone, and none is there to compute it again. Once one
+    /// is, asking again has the result.
+    Lost,
     /// A task has no result: it failed, or it was skipped because this one failed.
     Task(Box<TaskError>),
     /// The task or the run was cancelled.
@@ -75,7 +78,7 @@ pub enum ErrorKind {
 impl Error {
     /// An error without a cause.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let retryable = kind == ErrorKind::Timeout;
+        let retryable = matches!(kind, ErrorKind::Timeout | ErrorKind::Lost);
         Self::build(kind, message.into(), [retryable, false], None)
     }
 

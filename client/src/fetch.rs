@@ -63,7 +63,7 @@ impl Core {
         statuses: Vec<Option<TaskStatus>>,
     ) -> Vec<Result<Found>> {
         let mut found: Vec<Option<Result<Found>>> = Vec::with_capacity(tasks.len());
-        let mut held: BTreeMap<WorkerIndex, Vec<HeldResult>> = BTreeMap::new();
+        let mut held: BTreeMap<Option<WorkerIndex>, Vec<HeldResult>> = BTreeMap::new();
         for (place, (task, status)) in tasks.iter().zip(statuses).enumerate() {
             let here = match status {
                 None => Some(Ok(Found::Pending)),
@@ -99,11 +99,15 @@ impl Core {
                 Err(self.failure(run, task, cause).await)
             }
             TaskState::Done => match status.locator {
-                Locator::Held { worker, .. } => {
+                Locator::Held { .. } | Locator::Apart { .. } => {
                     let record = status.record.as_deref().unwrap_or_default();
                     let record = HeldRecord::from_bytes(record)?;
                     let generation = status.state.generation();
                     let key = ResultKey { run, task, generation, nonce: record.nonce };
+                    let worker = match status.locator {
+                        Locator::Held { worker, .. } => Some(worker),
+                        _ => None,
+                    };
                     Ok(Here::Held(worker, key, record))
                 }
                 Locator::Stored { .. } => {
@@ -154,7 +158,7 @@ impl Core {
     async fn fetch(
         &self,
         run: RunId,
-        worker: WorkerIndex,
+        worker: Option<WorkerIndex>,
         mut results: Vec<HeldResult>,
         found: &mut [Option<Result<Found>>],
     ) {
@@ -171,7 +175,11 @@ impl Core {
         if results.is_empty() {
             return;
         }
-        let record = match self.persist_in(|| self.store.worker(worker)).await {
+        let record = match worker {
+            Some(worker) => self.persist_in(|| self.store.worker(worker)).await,
+            None => Ok(None),
+        };
+        let record = match record {
             Ok(record) => record,
             Err(error) => {
                 for result in results {
@@ -196,8 +204,7 @@ impl Core {
         for (result, fetched) in results.iter().zip(fetched) {
             found[result.place] = Some(match fetched {
                 Ok(bytes) => Ok(Found::Value(bytes)),
-                Err(error) if error.is_lost() => self.recompute(run, result, &error).await,
-                Err(error) => Err(error.into()),
+                Err(error) => self.copy_of(run, result, error).await,
             });
         }
     }
@@ -227,9 +234,41 @@ impl Core {
         fetched
     }
 
+    /// A copy of a result that its holder did not hand over; when there is none and it is lost, it
+    /// is to be computed again.
+    async fn copy_of(&self, run: RunId, missing: &HeldResult, why: FetchError) -> Result<Found> {
+        let HeldResult { key, record, .. } = missing;
+        match self.persist_in(|| self.durable.read(*key, record)).await? {
+            Some(bytes) => Ok(Found::Value(bytes)),
+            None if why.is_lost() => self.recompute(run, missing, &why).await,
+            None => Err(why.into()),
+        }
+    }
+
+    /// The result of a run that is over is with nobody, and nobody is there to compute it again.
+    fn unheld(&self, run: RunId, lost: &HeldResult) -> Error {
+        let copy = if lost.record.copies.folder && self.durable.folder.is_none() {
+            "; a copy is in the result folder: give this client the same `durable` as the workers"
+        } else {
+            ""
+        };
+        let HeldResult { task, record, .. } = lost;
+        let message = format!(
+            "the result of task {task} of run {run} ({} bytes) is lost: the worker that held it \
+             has gone, and no worker is there to compute it again{copy}; start one and ask again",
+            record.length
+        );
+        Error::new(ErrorKind::Lost, message)
+    }
+
     /// Asks for a lost result to be computed again.
     async fn recompute(&self, run: RunId, lost: &HeldResult, why: &FetchError) -> Result<Found> {
         let task = lost.task;
+        let status = self.persist_in(|| self.store.status(run)).await?;
+        let over = status.is_some_and(|status| !status.state.is_running());
+        if over && self.persist_in(|| self.store.workers()).await?.is_empty() {
+            return Err(self.unheld(run, lost));
+        }
         let (descriptor, class) = self.describe(run, task).await?;
         let request = [Lost {
             task,
@@ -262,7 +301,8 @@ impl Core {
 /// What the store says of a finished task.
 enum Here {
     Found(Found),
-    Held(WorkerIndex, ResultKey, HeldRecord),
+    /// With a worker, or in copies alone.
+    Held(Option<WorkerIndex>, ResultKey, HeldRecord),
 }
 
 /// The run is not there.

@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bolthole_broker::call::States;
+use bolthole_broker::limits;
 use bolthole_broker::registry::Registry;
 use bolthole_worker::{ChildOptions, Options, Worker, child};
 use tokio::runtime::Builder;
@@ -24,10 +25,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::client::{ClientBuilder, variable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::states::MakeStates;
-
-/// How long a worker that is told to go finishes what it has begun: below the 30 s that
-/// orchestrators wait before they kill.
-const DRAIN: Duration = Duration::from_secs(25);
 
 /// The options of a worker.
 #[must_use = "nothing runs before `run` is called"]
@@ -43,9 +40,9 @@ pub struct WorkerBuilder {
 /// by commas), `BOLTHOLE_RESOURCES` (such as `gpu=1,licence=2`), `BOLTHOLE_BIND` and
 /// `BOLTHOLE_HEALTH` (`address:port` of the data port and of the health endpoint),
 /// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_SPILL_DIR`,
-/// `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]), `BOLTHOLE_ISOLATE` (queues whose
-/// tasks run in child processes, `*` for all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may
-/// allocate).
+/// `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]), `BOLTHOLE_DRAIN` (such as `25s`: see
+/// [`WorkerBuilder::drain`]), `BOLTHOLE_ISOLATE` (queues whose tasks run in child processes, `*` for
+/// all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may allocate).
 pub fn from_env() -> Result<WorkerBuilder> {
     let mut worker = with(ClientBuilder::from_env()?);
     let options = &mut worker.options;
@@ -81,6 +78,9 @@ pub fn from_env() -> Result<WorkerBuilder> {
     if let Some(lease) = parsed::<humantime::Duration>("BOLTHOLE_LEASE", "a time such as 5s")? {
         options.lease = *lease;
     }
+    if let Some(drain) = parsed::<humantime::Duration>("BOLTHOLE_DRAIN", "a time such as 25s")? {
+        worker.drain = *drain;
+    }
     Ok(worker)
 }
 
@@ -88,7 +88,7 @@ pub fn from_env() -> Result<WorkerBuilder> {
 pub fn with(servers: ClientBuilder) -> WorkerBuilder {
     let options = Options { secret: servers.cluster_secret().cloned(), ..Options::default() };
     let options = Options { children: Some(ChildOptions::default()), ..options };
-    WorkerBuilder { servers, options, states: MakeStates::default(), drain: DRAIN }
+    WorkerBuilder { servers, options, states: MakeStates::default(), drain: limits::DRAIN }
 }
 
 impl WorkerBuilder {
@@ -141,6 +141,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// The result folder, `file:///absolute/path`, on a disk that all workers and clients share:
+    /// large outputs and large results of effects are written there. See
+    /// [`ClientBuilder::durable`].
+    pub fn durable(mut self, url: impl Into<String>) -> Self {
+        self.servers = self.servers.durable(url);
+        self
+    }
+
     /// How long after its last sign of life others may take over what this worker runs; 10 s by
     /// default, and from 0.5 s to 15 s. A longer one bears longer outages of the network without
     /// repeating anything, a shorter one finds the dead sooner. All workers of a cluster should have
@@ -164,7 +172,9 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long to finish what has begun when told to go; 25 s by default.
+    /// How long to take when told to go: to finish what has begun, to give back the rest, to hand
+    /// results on. 9 s by default, since containers are killed after 10 s; give more to tasks that
+    /// take longer, and a little less than the orchestrator does.
     pub fn drain(mut self, patience: Duration) -> Self {
         self.drain = patience;
         self
@@ -182,7 +192,8 @@ impl WorkerBuilder {
     }
 
     /// Runs the worker on a runtime of its own until the process is told to go (SIGTERM or SIGINT);
-    /// then finishes what has begun and gives the rest back. A second signal ends it at once.
+    /// then finishes what has begun, gives the rest back and hands results on. A second signal ends
+    /// it within a second.
     pub fn run(self) -> Result<()> {
         if tokio::runtime::Handle::try_current().is_ok() {
             let message = "the worker was started inside an async runtime: await `run_async`";
@@ -217,13 +228,12 @@ impl WorkerBuilder {
             () = either(&mut term, &mut int) => false,
         };
         tracing::info!(?patience, worn_out, "told to go: finishing what has begun");
-        tokio::select! {
-            all = worker.drain(patience) => {
-                if !all {
-                    tracing::warn!("not all that had begun was finished: others will run it again");
-                }
-            }
-            () = either(&mut term, &mut int) => tracing::warn!("told again: stopping at once"),
+        let again = async {
+            either(&mut term, &mut int).await;
+            tracing::warn!("told again: stopping at once");
+        };
+        if !worker.drain_unless(patience, again).await {
+            tracing::warn!("not all that had begun was finished: others run it");
         }
         if worn_out {
             let message = "too many threads are stuck in tasks that are out of time: start this \
@@ -236,9 +246,11 @@ impl WorkerBuilder {
     /// Connects and starts the worker.
     async fn start(self) -> Result<Worker> {
         let registry = linked()?;
+        let mut options = self.options;
+        options.results = self.servers.folder().await?;
         let (queue, store) = self.servers.servers("worker").await?;
         let states = self.states.make().await;
-        let started = Worker::start(store, queue, registry, states, self.options).await;
+        let started = Worker::start(store, queue, registry, states, options).await;
         started.map_err(Error::of_start)
     }
 }

@@ -93,6 +93,7 @@ impl Cluster {
             .env("BOLTHOLE_REDIS_URL", &self.redis_url)
             .env("BOLTHOLE_NAMESPACE", &self.namespace)
             .env("BOLTHOLE_SLOTS", "2")
+            .env("BOLTHOLE_DRAIN", "5s")
             .env("BOLTHOLE_SPILL_DIR", self.folder())
             .envs(environment.iter().copied())
             .args(args);

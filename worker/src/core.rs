@@ -18,6 +18,7 @@ use crate::flight::{Doubt, Kept, Key, LAZY_CHAIN_MAX, Runnable, TaskInfo, Wanted
 
 mod batch;
 mod commits;
+mod drain;
 mod finish;
 mod parcels;
 mod session;
@@ -83,10 +84,12 @@ pub(crate) struct Publish {
     /// What receivers must know.
     pub(crate) doubt: Doubt,
     pub(crate) ticket: Ticket,
+    /// Leases of these tasks by this worker, with their nonces: ended before anyone is rung for.
+    pub(crate) leases: Vec<(TaskId, u64)>,
 }
 
 /// What waits for a publication.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket {
     pub(crate) outbox: Option<u64>,
     pub(crate) parcel: Option<ParcelId>,
@@ -290,24 +293,6 @@ impl Core {
         effects
     }
 
-    /// No new work; what is on its way here but has not begun is given back to the queue. `benched`
-    /// were waiting for a slot and will not get one.
-    pub(crate) fn on_drain(&mut self, benched: &[Key], now: Instant) -> Vec<Effect> {
-        self.draining = true;
-        let preparing: Vec<Key> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.stage == Stage::Preparing && !flight.void)
-            .map(|(key, _)| *key)
-            .collect();
-        let mut effects = Vec::new();
-        for key in preparing {
-            self.give_away(key, Doubt::Old, &mut effects);
-        }
-        effects.extend(self.on_taken_back(benched, now));
-        effects
-    }
-
     /// These waited for a slot and will not get one.
     pub(crate) fn on_taken_back(&mut self, keys: &[Key], now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -415,7 +400,8 @@ impl Core {
             self.parcels.task_over(parcel);
         }
         let ready = vec![flight.ready];
-        effects.push(Effect::Publish(Publish { run: key.0, ready, doubt, ticket }));
+        let leases = flight.leased.then_some((key.1, flight.nonce)).into_iter().collect();
+        effects.push(Effect::Publish(Publish { run: key.0, ready, doubt, ticket, leases }));
     }
 
     /// `count` releases of an outbox entry are taken care of.

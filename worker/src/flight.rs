@@ -53,7 +53,7 @@ impl TaskInfo {
 }
 
 /// What speaks against a message, or against a task that it names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubt {
     /// Nothing: all is as it says.
     None,

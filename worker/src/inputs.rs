@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::call::Value;
+use bolthole_broker::durable::Durable;
 use bolthole_broker::handoff::{Digest, FetchError, Fetcher, Peer, Want};
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::{HeldRecord, Locator};
@@ -58,6 +59,7 @@ pub(crate) struct Inputs {
     pub(crate) store: Store,
     pub(crate) values: Arc<Values>,
     pub(crate) fetcher: Fetcher,
+    pub(crate) durable: Durable,
     pub(crate) me: WorkerIndex,
     /// Results being fetched: who wants one of them too waits and finds it here.
     pub(crate) gates: Gates,
@@ -124,16 +126,31 @@ impl Inputs {
         }
         let statuses = self.store.inspect(run, &unknown).await?;
         let mut wants: BTreeMap<WorkerIndex, Vec<(TaskId, Locator, Want)>> = BTreeMap::new();
+        let mut copies = Vec::new();
         for (task, status) in unknown.into_iter().zip(statuses) {
             match self.place(run, task, status)? {
                 Placed::Here(input) => drop(inputs.insert(task, input)),
-                Placed::At(worker, locator, want) => {
+                Placed::At(worker, locator, want, record) => {
+                    copies.extend((!record.copies.is_empty()).then_some((task, want.key, record)));
                     wants.entry(worker).or_default().push((task, locator, want));
+                }
+                Placed::Apart(locator, key, record) => {
+                    inputs.insert(task, Input::Lost(locator));
+                    copies.push((task, key, record));
                 }
             }
         }
         for (worker, wants) in wants {
             inputs.extend(self.fetch(worker, wants).await?);
+        }
+        for (task, key, record) in copies {
+            if matches!(inputs.get(&task), Some(Input::Lost(_)))
+                && let Some(bytes) = self.durable.read(key, &record).await?
+            {
+                let value = Value { bytes, typed: None };
+                self.values.keep_copy(key, value.clone());
+                inputs.insert(task, Input::Value(value));
+            }
         }
         Ok(inputs)
     }
@@ -160,14 +177,17 @@ impl Inputs {
             (TaskState::Failed | TaskState::Skipped, _) => Ok(Placed::Here(Input::NoResult(task))),
             (TaskState::Freed, locator) => Ok(Placed::Here(Input::Lost(locator))),
             (TaskState::Done, Locator::Stored { .. }) => here(record),
-            (TaskState::Done, Locator::Held { worker, .. }) => {
+            (TaskState::Done, Locator::Held { .. } | Locator::Apart { .. }) => {
                 let record = HeldRecord::from_bytes(&record)
                     .map_err(|error| Error::Corrupt(format!("result of {task}: {error}")))?;
                 let generation = status.state.generation();
                 let key = ResultKey { run, task, generation, nonce: record.nonce };
+                let Locator::Held { worker, .. } = status.locator else {
+                    return Ok(Placed::Apart(status.locator, key, record));
+                };
                 let want =
                     Want { key, length: record.length, digest: Digest::from_bytes(record.digest) };
-                Ok(Placed::At(worker, status.locator, want))
+                Ok(Placed::At(worker, status.locator, want, record))
             }
             (TaskState::Done, locator) => match locator.value() {
                 Some(bytes) => here(bytes),
@@ -242,5 +262,7 @@ impl Inputs {
 
 enum Placed {
     Here(Input),
-    At(WorkerIndex, Locator, Want),
+    At(WorkerIndex, Locator, Want, HeldRecord),
+    /// With no worker, but in copies.
+    Apart(Locator, ResultKey, HeldRecord),
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bolthole_broker::handoff::{Fetcher, Peer};
 use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits;
-use bolthole_broker::locator::Locator;
+use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::{Lost, Ready, Rearmed, TaskStatus};
 use bolthole_broker::state::{StateByte, TaskState};
 use bolthole_broker::store::{Error, Store};
@@ -98,13 +98,27 @@ impl Lineage {
                 continue;
             }
             for segment in self.store.segments(run).await? {
-                lost.extend(self.store.held_by(run, segment, holder).await?);
+                let held = self.store.held_by(run, segment, holder).await?;
+                lost.extend(self.without_copies(run, held).await?);
                 if lost.len() >= TASKS_MAX {
                     break;
                 }
             }
         }
         Ok(lost)
+    }
+
+    /// Those results of a dead holder that are nowhere else.
+    async fn without_copies(
+        &self,
+        run: RunId,
+        held: Vec<(TaskId, Locator)>,
+    ) -> Result<Vec<(TaskId, Locator)>, Error> {
+        let tasks: Vec<TaskId> = held.iter().map(|(task, _)| *task).collect();
+        let statuses = self.store.inspect(run, &tasks).await?;
+        let alone = held.into_iter().zip(statuses);
+        let alone = alone.filter(|(_, status)| !status.as_ref().is_some_and(has_copies));
+        Ok(alone.map(|(held, _)| held).collect())
     }
 
     /// The lost results, and of what they were computed from all that is gone.
@@ -161,6 +175,7 @@ impl Lineage {
     ) -> Result<bool, Error> {
         match (status.state.state(), status.locator) {
             (TaskState::Freed, _) => Ok(true),
+            (TaskState::Done, Locator::Held { .. }) if has_copies(status) => Ok(false),
             (TaskState::Done, Locator::Held { worker, .. }) => {
                 if let Some(known) = dead.get(&worker) {
                     return Ok(*known);
@@ -172,6 +187,13 @@ impl Lineage {
             _ => Ok(false),
         }
     }
+}
+
+/// Whether a held result is somewhere else too. When it turns out not to be, whoever looked for it
+/// says so.
+fn has_copies(status: &TaskStatus) -> bool {
+    let record = status.record.as_deref().map(HeldRecord::from_bytes);
+    matches!(record, Some(Ok(record)) if !record.copies.is_empty())
 }
 
 /// The task that a forwarded one waits for.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bolthole_broker::durable::Folder;
 use bolthole_broker::handoff::ClusterSecret;
 use bolthole_broker::limits;
 use bolthole_broker::task::DEFAULT_QUEUE;
@@ -32,6 +33,9 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Where results go when memory is short; by default the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
+    /// The result folder, in which outputs and what effects return outlive the workers; without one
+    /// they are copied to a second worker.
+    pub results: Option<Folder>,
     /// How long after this worker's last sign of life others may take over what it runs and count
     /// it as gone, from [`limits::WORKER_LEASE_MIN`] to [`limits::WORKER_LEASE_MAX`]. It shows
     /// [`limits::WORKER_RENEWALS`] times in that time that it lives. Workers of one cluster should
@@ -76,6 +80,7 @@ impl Default for Options {
             secret: None,
             memory_bytes: crate::memory::limit_bytes(),
             spill_dir: Some(std::env::temp_dir()),
+            results: None,
             lease: limits::WORKER_LEASE,
             reconcile: None,
             health: None,

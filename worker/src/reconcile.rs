@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::clock;
+use bolthole_broker::durable::Folder;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::limits;
 use bolthole_broker::run::Ready;
@@ -19,6 +20,10 @@ use crate::known::Known;
 use crate::publish::Publisher;
 use crate::takeover::Contact;
 use crate::values::Values;
+
+mod taken;
+
+use taken::Taken;
 
 /// Looks in the time after which a run without progress is scanned; each with up to half as much
 /// jitter, so that workers take turns.
@@ -37,6 +42,8 @@ pub(crate) struct Reconciler {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) values: Arc<Values>,
     pub(crate) known: Arc<Known>,
+    /// The result folder, if there is one.
+    pub(crate) results: Option<Folder>,
     pub(crate) me: Incarnation,
     /// A run without progress for this long is scanned.
     pub(crate) patience: Duration,
@@ -57,6 +64,7 @@ impl Reconciler {
     /// Looks after runs until the worker stops.
     pub(crate) async fn run(self) {
         let mut seen: HashMap<RunId, Seen> = HashMap::new();
+        let mut taken = Taken::default();
         loop {
             let look = self.look_every();
             let half = u64::try_from(look.as_millis() / 2).unwrap_or(0).max(1);
@@ -73,7 +81,7 @@ impl Reconciler {
             }
             // Nobody is judged dead before the store has been reachable for two leases.
             let sure = self.contact.stands_for(2 * self.lease);
-            if let Err(error) = self.look(&mut seen, sure).await {
+            if let Err(error) = self.look(&mut seen, &mut taken, sure).await {
                 tracing::debug!(%error, "cannot look after runs");
                 self.contact.lost();
             }
@@ -89,13 +97,22 @@ impl Reconciler {
         self.look_every() * 3 / 2
     }
 
-    async fn look(&self, seen: &mut HashMap<RunId, Seen>, sure: bool) -> Result<(), Error> {
+    async fn look(
+        &self,
+        seen: &mut HashMap<RunId, Seen>,
+        taken: &mut Taken,
+        sure: bool,
+    ) -> Result<(), Error> {
         let runs = self.store.runs().await?;
         seen.retain(|run, _| runs.contains(run));
         self.known.retain(&runs);
         self.values.retain_small(&runs);
         self.bury().await?;
         self.sweep().await?;
+        taken.sweep(&self.store, &self.values).await?;
+        if let Some(folder) = &self.results {
+            taken.clear(&self.store, folder).await?;
+        }
         for run in runs {
             match self.look_after(run, seen, sure).await {
                 Ok(()) => {}

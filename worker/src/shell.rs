@@ -39,6 +39,17 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long a task that this build cannot run waits before it is rung for again.
 const PARK: Duration = Duration::from_secs(1);
 
+/// What the loop is to do about leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drain {
+    /// Nothing: the worker stays.
+    Stay,
+    /// Take nothing new, finish what has begun.
+    Finish,
+    /// Let go what has not finished.
+    LetGo,
+}
+
 /// An answer.
 enum Answer {
     Prepared(Vec<(Key, Prepared)>),
@@ -104,7 +115,7 @@ impl Shell {
     /// Runs until `stop`, or until a drain has nothing left to do.
     pub(crate) async fn run(
         mut self,
-        mut drain: watch::Receiver<bool>,
+        mut drain: watch::Receiver<Drain>,
         drained: watch::Sender<bool>,
         stop: CancellationToken,
     ) {
@@ -128,9 +139,15 @@ impl Shell {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Ok(()) = drain.changed(), if !draining => {
-                    draining = true;
-                    self.begin_drain().await;
+                Ok(()) = drain.changed() => {
+                    let asked = *drain.borrow_and_update();
+                    if !draining {
+                        draining = true;
+                        self.begin_drain().await;
+                    }
+                    if asked == Drain::LetGo {
+                        self.let_go().await;
+                    }
                 }
                 _ = tick.tick() => {
                     let renew = renewed.elapsed() >= self.preparer.turns.lease / limits::WORKER_RENEWALS;
@@ -326,6 +343,18 @@ impl Shell {
         let effects = self.core.on_drain(&benched, Instant::now());
         self.perform(effects).await;
         failpoint::reach(Point::DrainMid).await;
+    }
+
+    async fn let_go(&mut self) {
+        let effects = self.core.on_let_go(Instant::now());
+        let (runs, tasks) = effects.iter().fold((0, 0), |(runs, tasks), effect| match effect {
+            Effect::Publish(publish) => (runs + 1, tasks + publish.ready.len()),
+            _ => (runs, tasks),
+        });
+        if runs > 0 {
+            tracing::warn!(tasks, "not finished in time: others run these");
+        }
+        self.perform(effects).await;
     }
 
     /// Carries out effects, and those of what could be answered at once.

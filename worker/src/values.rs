@@ -225,6 +225,22 @@ impl Values {
         }
     }
 
+    /// Whose results these are.
+    pub(crate) fn me(&self) -> WorkerIndex {
+        self.me
+    }
+
+    /// Results that peers handed over: no commit of this worker's has named them.
+    pub(crate) fn taken_over(&self) -> Vec<ResultKey> {
+        let mut keys = self.held.confirmed_keys();
+        let table = self.table();
+        keys.retain(|key| {
+            let local = table.values.get(&(key.run, key.task)).map(|local| &local.place);
+            !matches!(local, Some(Place::Held(own)) if own == key)
+        });
+        keys
+    }
+
     /// Committed results by task, ascending, to be compared with the store.
     pub(crate) fn committed(&self) -> Vec<Key> {
         let table = self.table();

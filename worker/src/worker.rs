@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bolthole_broker::call::States;
 use bolthole_broker::clock;
+use bolthole_broker::durable::{Durable, Folder};
 use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::id::{Incarnation, WorkerIndex};
 use bolthole_broker::limits::{WORKER_LEASE_MAX, WORKER_LEASE_MIN};
@@ -27,6 +28,7 @@ use crate::health::Health;
 use crate::hold::{Held, HoldOptions};
 use crate::inputs::{Gates, Inputs};
 use crate::known::Known;
+use crate::leaving::Leaving;
 use crate::lineage::Lineage;
 use crate::options::Options;
 use crate::prepare::{Parked, Preparer};
@@ -34,15 +36,19 @@ use crate::presence::{InFlight, Presence};
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
-use crate::serve::{ServeError, ServeOptions, Server};
-use crate::shell::Shell;
-use crate::simulate::SimulatedPort;
+use crate::serve::ServeError;
+use crate::shell::{Drain, Shell};
 use crate::slots::{Driven, Slots};
 use crate::spawn::Spawner;
 use crate::takeover::{Contact, INHERITANCES_MAX, Inheritance, Takeover};
 use crate::tasks::Tasks;
 use crate::turns::Turns;
 use crate::values::Values;
+
+mod drain;
+mod port;
+
+use port::open_port;
 
 /// Share of the memory limit that results on their way here may take.
 const RECEIVE_SHARE: u64 = 10;
@@ -82,8 +88,9 @@ pub struct Worker {
     address: String,
     held: Held,
     health: Option<Health>,
-    drain: watch::Sender<bool>,
+    drain: watch::Sender<Drain>,
     drained: watch::Receiver<bool>,
+    leaving: Leaving,
     stop: CancellationToken,
     worn_out: CancellationToken,
     tasks: Tasks,
@@ -155,7 +162,7 @@ impl Worker {
             ),
         };
         let bodies = user.as_ref().map_or_else(Handle::current, |user| user.handle().clone());
-        let (drain, drain_asked) = watch::channel(false);
+        let (drain, drain_asked) = watch::channel(Drain::Stay);
         let (drained_tell, drained) = watch::channel(false);
         let tasks =
             Tasks::new(options.simulated.as_ref().map(|simulated| simulated.process.clone()));
@@ -179,11 +186,15 @@ impl Worker {
             &tasks,
         )?;
         tasks.spawn(takeover.watch());
-        tasks.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
-        parts.look_after(&tasks, record, publisher, port, options.reconcile);
+        tasks.spawn(shell.run(drain_asked.clone(), drained_tell, parts.stop.clone()));
+        parts.look_after(&tasks, record, publisher, options.results, options.reconcile);
+        if let Some(port) = port {
+            tasks.spawn(port.serve_until(drain_asked, parts.stop.clone()));
+        }
         tasks.close();
         tracing::info!(%index, %address, slots = options.slots, "worker started");
         let (stop, worn_out) = (parts.stop, parts.pulse.worn_out);
+        let leaving = Leaving::new(parts.store, held.clone(), parts.fetcher, index);
         Ok(Self {
             index,
             incarnation,
@@ -192,6 +203,7 @@ impl Worker {
             health,
             drain,
             drained,
+            leaving,
             stop,
             worn_out,
             tasks,
@@ -231,16 +243,6 @@ impl Worker {
     /// The results it holds.
     pub fn held(&self) -> Held {
         self.held.clone()
-    }
-
-    /// Takes no more work, finishes what has begun and gives back the rest, for at most `patience`;
-    /// then stops. True when everything that had begun was committed.
-    pub async fn drain(mut self, patience: Duration) -> bool {
-        self.drain.send_replace(true);
-        let finished = self.drained.wait_for(|drained| *drained);
-        let finished = matches!(tokio::time::timeout(patience, finished).await, Ok(Ok(_)));
-        self.stop().await;
-        finished
     }
 
     /// Stops at once: what is not committed is run again by others.
@@ -331,6 +333,11 @@ impl Parts {
             store: self.store.clone(),
             values: Arc::clone(&self.values),
             fetcher: self.fetcher.clone(),
+            durable: Durable {
+                store: self.store.clone(),
+                fetcher: self.fetcher.clone(),
+                folder: options.results.clone(),
+            },
             me: self.index,
             gates: Gates::default(),
         };
@@ -409,7 +416,7 @@ impl Parts {
         tasks: &Tasks,
         record: WorkerRecord,
         publisher: Arc<Publisher>,
-        port: Option<OpenPort>,
+        results: Option<Folder>,
         patience: Option<Duration>,
     ) {
         let presence = Presence {
@@ -428,6 +435,7 @@ impl Parts {
             publisher,
             values: Arc::clone(&self.values),
             known: Arc::clone(&self.known),
+            results,
             me: self.incarnation,
             contact: Arc::clone(&self.contact),
             patience: patience.unwrap_or(self.lease),
@@ -435,13 +443,6 @@ impl Parts {
             stop: self.stop.clone(),
         };
         tasks.spawn(reconciler.run());
-        if let Some(port) = port {
-            let stop = self.stop.clone();
-            tasks.spawn(async move {
-                stop.cancelled().await;
-                port.close().await;
-            });
-        }
     }
 }
 
@@ -451,38 +452,6 @@ fn fetcher(options: &Options) -> Fetcher {
         Some(simulated) => Fetcher::simulated(simulated.ports.clone()),
         None => Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
     }
-}
-
-/// A data port that is open.
-enum OpenPort {
-    Network(Server),
-    Simulated(SimulatedPort),
-}
-
-impl OpenPort {
-    async fn close(self) {
-        match self {
-            Self::Network(server) => server.shutdown().await,
-            Self::Simulated(port) => port.close(),
-        }
-    }
-}
-
-/// Opens the data port, if there is to be one; its address.
-async fn open_port(
-    options: &Options,
-    incarnation: Incarnation,
-    held: &Held,
-) -> Result<(String, Option<OpenPort>), StartError> {
-    if let Some(simulated) = &options.simulated {
-        let port = SimulatedPort::open(simulated, incarnation, held.clone());
-        return Ok((port.address().to_owned(), Some(OpenPort::Simulated(port))));
-    }
-    let Some(bind) = options.bind else { return Ok((String::new(), None)) };
-    let secret = options.secret.clone();
-    let server = Server::bind(ServeOptions { bind, secret, incarnation }, held.clone()).await?;
-    let address = options.advertise.clone().unwrap_or_else(|| server.local_addr().to_string());
-    Ok((address, Some(OpenPort::Network(server))))
 }
 
 fn tasks_of(registry: &Registry) -> Vec<(String, String)> {

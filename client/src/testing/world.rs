@@ -112,7 +112,7 @@ impl World {
         let line = self.weather.actor(0, None);
         let store = Store::Memory(self.store.over(line.clone()));
         let queue = Queue::Memory(self.queue.clone().over(line));
-        Client::on(store, queue, Fetcher::simulated(self.ports.clone()), None).await
+        Client::on(store, queue, Fetcher::simulated(self.ports.clone()), None, None).await
     }
 
     /// Starts the workers, and lets happen what is to happen, for ever.

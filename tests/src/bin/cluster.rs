@@ -4,23 +4,23 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bolthole::Client;
 use bolthole_tests::{poison, workload};
 
-/// How long a worker that is told to go finishes what it has begun: some tasks here never end.
-const DRAIN: Duration = Duration::from_secs(5);
-
 #[tokio::main]
 async fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::new("info");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker"] => {
-            let worker = bolthole::worker::from_env()?.drain(DRAIN);
+            let worker = bolthole::worker::from_env()?;
             let kept = || async { format!("made by {}", std::process::id()) };
             Ok(worker.state(kept).run_async().await?)
         }

@@ -123,7 +123,8 @@ impl Core {
                 Doubt::None
             };
             let ticket = Ticket { outbox: Some(sequence), parcel };
-            effects.push(Effect::Publish(Publish { run, ready: published, doubt, ticket }));
+            let leases = Vec::new();
+            effects.push(Effect::Publish(Publish { run, ready: published, doubt, ticket, leases }));
         }
         let mut confirmed = Vec::with_capacity(commit.finished.len());
         for finished in &commit.finished {

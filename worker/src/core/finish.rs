@@ -29,6 +29,11 @@ impl Core {
                     effects.push(Effect::Discard(vec![(key, nonce)]));
                 }
                 self.leave(key, &mut effects);
+                if let Prepared::Run(runnable) = prepared
+                    && runnable.leased
+                {
+                    effects.push(Self::end_lease(key.0, runnable.ready, runnable.nonce));
+                }
                 continue;
             }
             let doubtful = self.flights.get_mut(&key).filter(|flight| flight.doubtful);
@@ -112,7 +117,9 @@ impl Core {
                 self.leave(key, effects);
                 if !rearmed.is_empty() {
                     let ticket = Ticket::default();
-                    let publish = Publish { run: key.0, ready: rearmed, doubt: Doubt::Old, ticket };
+                    let leases = Vec::new();
+                    let publish =
+                        Publish { run: key.0, ready: rearmed, doubt: Doubt::Old, ticket, leases };
                     effects.push(Effect::Publish(publish));
                 }
             }

@@ -95,6 +95,11 @@ impl Parcels {
         settled
     }
 
+    /// Takes out a delivery of which nothing has begun, to be given back.
+    pub(crate) fn give_back(&mut self, id: ParcelId) -> Option<Tag> {
+        self.held.remove(&id).map(|parcel| parcel.tag)
+    }
+
     /// Whether the delivery can still be acknowledged.
     pub(crate) fn holds(&self, id: ParcelId) -> bool {
         self.held.contains_key(&id)

@@ -87,7 +87,8 @@ impl Core {
         }
         if !published.is_empty() {
             let (doubt, ticket) = (Doubt::DEADLY, Ticket::default());
-            effects.push(Effect::Publish(Publish { run, ready: published, doubt, ticket }));
+            let leases = Vec::new();
+            effects.push(Effect::Publish(Publish { run, ready: published, doubt, ticket, leases }));
         }
         effects
     }

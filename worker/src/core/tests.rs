@@ -263,13 +263,15 @@ async fn a_task_that_was_rung_for_while_it_was_prepared_is_not_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn confirms_are_waited_for_but_not_for_long() {
     let (mut desk, now) = (Desk::new(2).await, Instant::now());
-    // A worker that is busy gives the released task to others.
-    let (tag, _) = desk.deliver(&[2], now);
-    desk.core.on_drain(&[], now);
-    let publish = publishes(desk.core.on_taken_back(&[], now));
-    assert!(publish.is_empty());
-    let given = desk.core.on_prepared(vec![(key(2), Prepared::Drop { rearmed: vec![] })], 0, now);
-    assert!(acks(&given).is_empty(), "its publication is not confirmed");
+    // A worker that is about to leave gives what has not begun to others.
+    let (tag, _) = desk.deliver(&[1, 3], now);
+    desk.start(1, now);
+    let given = publishes(desk.core.on_drain(&[], now));
+    assert_eq!(given.len(), 1);
+    desk.end(1, now);
+    let commit = desk.commit(now);
+    let effects = desk.answer(&commit, written(vec![]), now);
+    assert!(acks(&effects).is_empty(), "its publication is not confirmed");
     assert!(acks(&desk.tick(None, now + limits::ACK_WAIT_MAX / 2)).is_empty());
     assert_eq!(acks(&desk.tick(None, now + limits::ACK_WAIT_MAX)), [tag]);
 }
@@ -282,8 +284,7 @@ async fn a_drain_keeps_what_runs_and_gives_back_the_rest() {
     desk.start(2, now);
     // 1 runs, 2 is on the bench, 3 is being prepared.
     let given = publishes(desk.core.on_drain(&[key(2)], now));
-    let mut tasks: Vec<u16> = given.iter().map(|one| one.ready[0].task.index()).collect();
-    tasks.sort_unstable();
+    let tasks: Vec<u16> = given.iter().flat_map(|one| &one.ready).map(|r| r.task.index()).collect();
     assert_eq!(tasks, [2, 3]);
     for publish in &given {
         assert!(publish.doubt != Doubt::None);
@@ -296,6 +297,43 @@ async fn a_drain_keeps_what_runs_and_gives_back_the_rest() {
     let effects = desk.answer(&commit, written(vec![]), now);
     assert_eq!(acks(&effects), [tag]);
     assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_of_which_nothing_has_begun_goes_back_whole() {
+    let (mut desk, now) = (Desk::new(2).await, Instant::now());
+    let (tag, _) = desk.deliver(&[2, 3], now);
+    desk.start(2, now);
+    let effects = desk.core.on_drain(&[key(2)], now);
+    assert!(matches!(effects[..], [Effect::GiveBack(given)] if given == tag), "{effects:?}");
+    assert!(publishes(desk.start(3, now)).is_empty());
+    assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_finished_in_time_is_let_go_without_a_lease() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    desk.deliver(&[1, 2], now);
+    desk.start(1, now);
+    let later = now + limits::TASK_LEASE_AFTER;
+    let effects = desk.tick(Some((1, now)), later);
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Lease { run, requests } => Some((*run, requests[0])),
+        _ => None,
+    });
+    let (run, request) = asked.expect("it runs for long");
+    let granted = || vec![(request, Leased::Granted { attempt: 1, crashes: None })];
+    desk.core.on_leased(run, granted(), later);
+    desk.core.on_drain(&[], later);
+    let let_go = publishes(desk.core.on_let_go(later));
+    assert_eq!(let_go.len(), 1, "{let_go:?}");
+    assert_eq!(let_go[0].leases, [(request.task, request.nonce)]);
+    assert_eq!(let_go[0].doubt, Doubt::Old);
+    desk.core.on_published(&let_go[0], true, later);
+    // The lease was prolonged while it was ended: whoever met it is rung for once more.
+    let again = publishes(desk.core.on_leased(run, granted(), later));
+    assert_eq!(again[0].leases, [(request.task, request.nonce)]);
+    assert!(desk.end(1, later).iter().all(|effect| matches!(effect, Effect::Discard(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bolthole_broker::id::RunId;
 use bolthole_broker::limits;
-use bolthole_broker::run::{LeaseRequest, Leased};
+use bolthole_broker::run::{LeaseRequest, Leased, Ready};
 use tokio::time::Instant;
 
 use super::{Core, Effect, ParcelId, Stage};
@@ -63,11 +63,20 @@ impl Core {
         let mut effects = Vec::new();
         for (request, leased) in answers {
             let key = (run, request.task);
-            let Some(flight) = self.flights.get_mut(&key) else { continue };
+            let granted = matches!(leased, Leased::Granted { .. });
+            let Some(flight) = self.flights.get_mut(&key) else {
+                // Let go meanwhile; when it was committed instead, the store says so.
+                if granted && self.draining {
+                    let LeaseRequest { task, generation, nonce, .. } = request;
+                    let ready = Ready { generation, ..Ready::first(task) };
+                    effects.push(Self::end_lease(run, ready, nonce));
+                }
+                continue;
+            };
             if flight.nonce != request.nonce || flight.stage != Stage::Running {
                 continue;
             }
-            if matches!(leased, Leased::Granted { .. }) {
+            if granted {
                 flight.leased = true;
             } else {
                 self.drop_result(key, &mut effects);

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Peer;
-use bolthole_broker::id::{ResultKey, RunId, WorkerIndex};
+use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{Commit, Committed, FreedResult, LeaseRequest, Ready, Retried, Retry};
 use bolthole_broker::state::RunState;
+use bolthole_broker::store::Store;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Shell};
 use crate::commit::{send_commit, settle_all};
@@ -54,8 +56,12 @@ impl Shell {
         let answers = self.answers.clone();
         let per_parcel = self.core.tasks_per_slot();
         let stop = self.preparer.stop.clone();
+        let store = self.preparer.store.clone();
         self.tracker.spawn(async move {
-            let Publish { run, ready, doubt, .. } = &publish;
+            let Publish { run, ready, doubt, leases, .. } = &publish;
+            if !leases.is_empty() {
+                end_leases(&store, *run, leases, &stop).await;
+            }
             let confirmed = publisher.ring_until(*run, ready, *doubt, per_parcel, &stop).await;
             let _ = answers.send(Answer::Published(publish, confirmed)).await;
         });
@@ -170,5 +176,18 @@ impl Shell {
                 tracing::debug!(%run, segment, %error, "a segment was not dropped");
             }
         });
+    }
+}
+
+/// Ends leases of ours. Those that the store does not hear of run out.
+async fn end_leases(store: &Store, run: RunId, leases: &[(TaskId, u64)], stop: &CancellationToken) {
+    let mut wait = STORE_WAIT.0;
+    while let Err(error) = store.unlease(run, leases).await {
+        if !error.is_retryable() || stop.is_cancelled() {
+            tracing::warn!(%run, %error, "leases were not ended; they will run out");
+            return;
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(STORE_WAIT.1);
     }
 }
