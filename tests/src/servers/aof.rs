@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_transaction_is_cut_off_as_a_whole() {
         let cut = |count| without_last(FILE, count).unwrap();
-        let (select, incr) = (23, 20);
+        let (select, incr) = (23, 21);
         assert_eq!(cut(0), FILE.len());
         assert_eq!(cut(1), FILE.len() - incr);
         assert_eq!(cut(2), select);
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_command_without_an_end_is_one_too() {
         let torn = &FILE[..FILE.len() - 3];
-        assert_eq!(without_last(torn, 1).unwrap(), FILE.len() - 20);
+        assert_eq!(without_last(torn, 1).unwrap(), FILE.len() - 21);
         assert!(without_last(b"hello\r\n", 1).is_err());
     }
 }
