@@ -4,8 +4,10 @@
 //!
 //! ```text
 //! chaos/schedule.rs   what is played, as a value and as a file
+//! chaos/fault.rs      what may go wrong, and when
 //! chaos/draw.rs       a schedule from a seed
 //! chaos/crew.rs       workers and client as processes, watched and replaced
+//! chaos/network.rs    proxies between the processes and everybody else
 //! chaos/harm.rs       carrying out faults, and undoing them
 //! chaos/play.rs       one schedule from start to verdict
 //! chaos/verdict.rs    what is left, and everything the checker wants to know
@@ -16,8 +18,10 @@
 
 mod crew;
 pub mod draw;
+pub mod fault;
 mod harm;
 pub mod member;
+mod network;
 pub mod play;
 pub mod schedule;
 pub mod shrink;

@@ -259,8 +259,8 @@ fn blob(ctx: &Ctx, large: &str, bytes: usize, inputs: &[String]) -> String {
 
 #[task]
 fn fails(ctx: &Ctx, id: u64, inputs: &[String]) -> Result<String, String> {
-    let _entry = begin(ctx, "fails", id, inputs);
-    Err(format!("{id} of {} inputs fails", inputs.len()))
+    let entry = begin(ctx, "fails", id, inputs);
+    Err(entry.failed(format!("{id} of {} inputs fails", inputs.len())))
 }
 
 #[task]
@@ -280,7 +280,7 @@ fn retried(
 ) -> Result<String, String> {
     let entry = begin(ctx, "retried", id, inputs);
     if ctx.attempt() <= failures {
-        return Err(format!("attempt {}", ctx.attempt()));
+        return Err(entry.failed(format!("attempt {}", ctx.attempt())));
     }
     Ok(entry.done(result(id, bytes, inputs)))
 }

@@ -23,7 +23,7 @@ use crate::dag;
 /// Header of a run: the folder in which the processes that run its tasks keep their ledgers.
 pub const LEDGER: &str = "ledger";
 
-/// A body that has begun. Dropped without another word, it has failed.
+/// A body that has begun. Dropped in a panic, it has failed; dropped otherwise, it was given up.
 #[derive(Debug)]
 pub struct Entry {
     /// Of a run without a ledger, none.
@@ -49,7 +49,7 @@ pub struct Act {
     pub label: String,
     /// Of the inputs that the body saw.
     pub inputs: u64,
-    /// How it ended; `None` if it did not, or after its process could write.
+    /// How it ended; `None` if it did not.
     pub outcome: Option<Outcome>,
 }
 
@@ -100,6 +100,13 @@ impl Entry {
         result
     }
 
+    /// The body returns this error.
+    pub fn failed<E>(mut self, error: E) -> E {
+        self.write("end", "failed");
+        self.file = None;
+        error
+    }
+
     /// The body returns this task.
     pub fn forwarded<T>(mut self, task: T) -> T {
         self.write("end", "forwarded");
@@ -119,7 +126,9 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.write("end", "failed");
+        if std::thread::panicking() {
+            self.write("end", "failed");
+        }
     }
 }
 

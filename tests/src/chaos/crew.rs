@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::fault::Harm;
+use super::network::Network;
+use super::schedule::Schedule;
 use crate::check::{Finding, Invariant};
-use crate::cluster::{Cluster, Member};
+use crate::cluster::{Cluster, Member, PATIENCE};
+use crate::servers::Pair;
 
 /// The lease of workers in a play: short, so that the dead are found while one waits for it.
 const LEASE: &str = "1s";
@@ -19,6 +24,9 @@ struct Place {
     /// As arguments of the program.
     args: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Rules of failpoints for the first process here, and how long what they do lasts.
+    rules: String,
+    lasts: Duration,
     member: Option<Member>,
     /// How many have been here.
     started: usize,
@@ -27,6 +35,19 @@ struct Place {
     stopped: bool,
     /// When the next one starts.
     back: Option<Instant>,
+}
+
+/// A failpoint has done something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hit {
+    /// The process.
+    process: u32,
+    /// The worker; `None` is the client.
+    pub(super) who: Option<usize>,
+    /// The place.
+    pub(super) point: String,
+    /// What it did.
+    pub(super) action: String,
 }
 
 /// All processes of a play.
@@ -38,20 +59,34 @@ pub(super) struct Crew {
     pub(super) finished: bool,
     /// What went wrong without having been made to.
     pub(super) findings: Vec<Finding>,
+    /// What failpoints have done so far.
+    pub(super) hits: Vec<Hit>,
+    /// How many of them were handed out.
+    known_hits: usize,
 }
 
 impl Place {
-    fn new(name: String, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+    fn new(
+        name: String,
+        args: Vec<String>,
+        environment: Vec<(String, String)>,
+        (rules, lasts): (String, Duration),
+    ) -> Self {
         let (member, back) = (None, None);
         let (started, leaving, stopped) = (0, false, false);
-        Self { name, args, environment, member, started, leaving, stopped, back }
+        Self { name, args, environment, rules, lasts, member, started, leaving, stopped, back }
     }
 
     fn start(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         let name = format!("{}-{}", self.name, self.started);
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let environment = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-        let environment: Vec<_> = environment.collect();
+        let mut environment: Vec<_> = environment.collect();
+        let log = points(cluster.folder()).to_string_lossy().into_owned();
+        if self.started == 0 && !self.rules.is_empty() {
+            environment.push(("BOLTHOLE_FAILPOINTS", &self.rules));
+            environment.push(("BOLTHOLE_FAILPOINTS_LOG", &log));
+        }
         self.member = Some(cluster.start(&name, &args, &environment)?);
         self.started += 1;
         (self.leaving, self.stopped, self.back) = (false, false, None);
@@ -82,34 +117,44 @@ impl Place {
         cluster.folder().join(format!("{}-{last}.log", self.name))
     }
 
-    /// How its process has ended, if it has since the last look.
-    fn ended(&mut self) -> anyhow::Result<Option<std::process::ExitStatus>> {
+    /// Which process has ended since the last look, and how.
+    fn ended(&mut self) -> anyhow::Result<Option<(u32, ExitStatus)>> {
         let Some(member) = &mut self.member else { return Ok(None) };
-        let ended = member.ended()?;
+        let ended = member.ended()?.map(|status| (member.id(), status));
         if ended.is_some() {
             self.member = None;
         }
         Ok(ended)
     }
+
+    fn is(&self, process: u32) -> bool {
+        self.member.as_ref().is_some_and(|member| member.id() == process)
+    }
 }
 
 impl Crew {
     /// Starts a worker with so many slots at each place, then the client.
-    pub(super) fn start(cluster: &Cluster, slots: &[usize]) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        cluster: &Cluster,
+        plan: &Schedule,
+        network: &Network,
+        pair: &Pair,
+    ) -> anyhow::Result<Self> {
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let folder = cluster.folder();
         for folder in [spill(folder), ledger(folder)] {
             fs::create_dir(&folder)?;
         }
-        let mut workers = Vec::with_capacity(slots.len());
-        for (place, slots) in slots.iter().enumerate() {
-            let environment = vec![
+        let mut workers = Vec::with_capacity(plan.workers.len());
+        for (place, slots) in plan.workers.iter().enumerate() {
+            let mut environment = vec![
                 ("BOLTHOLE_SLOTS".to_owned(), slots.to_string()),
                 ("BOLTHOLE_LEASE".to_owned(), LEASE.to_owned()),
                 ("BOLTHOLE_SPILL_DIR".to_owned(), text(spill(folder))),
             ];
-            let mut worker =
-                Place::new(format!("worker-{place}"), vec!["worker".to_owned()], environment);
+            environment.extend(network.environment(Some(place), pair));
+            let (name, args) = (format!("worker-{place}"), vec!["worker".to_owned()]);
+            let mut worker = Place::new(name, args, environment, rules(plan, Some(place)));
             worker.start(cluster)?;
             workers.push(worker);
         }
@@ -119,29 +164,39 @@ impl Crew {
             text(history(folder)),
             text(ledger(folder)),
         ];
-        let mut client = Place::new("client".to_owned(), args.to_vec(), vec![]);
+        let environment = network.environment(None, pair);
+        let rules = rules(plan, None);
+        let mut client = Place::new("client".to_owned(), args.to_vec(), environment, rules);
         client.start(cluster)?;
-        Ok(Self { workers, client, finished: false, findings: Vec::new() })
+        let (findings, hits) = (Vec::new(), Vec::new());
+        Ok(Self { workers, client, finished: false, findings, hits, known_hits: 0 })
     }
 
     /// Looks who has ended and who is due to start.
     pub(super) fn look(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         let now = Instant::now();
         for place in &mut self.workers {
-            if let Some(status) = place.ended()?
+            if let Some((process, status)) = place.ended()?
                 && !(place.leaving && status.success())
             {
-                let what = format!("{} ended by itself: {status}", place.name);
-                self.findings.push(Finding::new(Invariant::Processes, what));
-                place.back = Some(now);
+                read_hits(cluster, &mut self.hits)?;
+                place.back = Some(now + place.lasts);
+                if !aborted(&self.hits, process) {
+                    let what = format!("{} ended by itself: {status}", place.name);
+                    self.findings.push(Finding::new(Invariant::Processes, what));
+                }
             }
             if place.member.is_none() && place.back.is_some_and(|back| back <= now) {
                 place.start(cluster)?;
             }
         }
-        if let Some(status) = self.client.ended()? {
-            self.finished = true;
-            if !status.success() {
+        if let Some((process, status)) = self.client.ended()? {
+            read_hits(cluster, &mut self.hits)?;
+            let aborted = aborted(&self.hits, process);
+            self.finished = !aborted;
+            if aborted {
+                self.client.back = Some(now + self.client.lasts);
+            } else if !status.success() {
                 let log = fs::read_to_string(self.client.log(cluster)).unwrap_or_default();
                 let what = format!("the client gave up: {status}: {}", tail(&log, 3));
                 self.findings.push(Finding::new(Invariant::Processes, what));
@@ -149,6 +204,38 @@ impl Crew {
         }
         if self.client.member.is_none() && self.client.back.is_some_and(|back| back <= now) {
             self.client.start(cluster)?;
+        }
+        Ok(())
+    }
+
+    /// What failpoints have done since the last call, with how long it lasts. Whose process that was
+    /// is known as long as it lives.
+    pub(super) fn new_hits(&mut self, cluster: &Cluster) -> anyhow::Result<Vec<(Hit, Duration)>> {
+        read_hits(cluster, &mut self.hits)?;
+        let mut fresh = Vec::new();
+        let known = std::mem::replace(&mut self.known_hits, self.hits.len());
+        for hit in &mut self.hits[known..] {
+            let places = self.workers.iter_mut().enumerate();
+            let places =
+                places.map(|(at, place)| (Some(at), place)).chain([(None, &mut self.client)]);
+            for (who, place) in places.filter(|(_, place)| place.is(hit.process)) {
+                hit.who = who;
+                place.stopped |= hit.action == "stop";
+                fresh.push((hit.clone(), place.lasts));
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Starts a worker and waits until it is there, so that it clears up after the others.
+    pub(super) async fn sweep(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        let Some(first) = self.workers.first_mut() else { return Ok(()) };
+        first.start(cluster)?;
+        let log = first.log(cluster);
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::read_to_string(&log)?.contains("consuming") {
+            anyhow::ensure!(Instant::now() < deadline, "no worker that clears up");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
     }
@@ -192,11 +279,7 @@ impl Crew {
 
     /// Lets everybody go on and starts whoever is missing: at least one worker, and the client.
     pub(super) fn heal(&mut self) {
-        for place in self.workers.iter_mut().chain([&mut self.client]) {
-            if place.stopped {
-                place.signal("CONT");
-            }
-        }
+        self.heal_stopped();
         let now = Instant::now();
         let here =
             |place: &Place| (place.member.is_some() && !place.leaving) || place.back.is_some();
@@ -204,6 +287,14 @@ impl Crew {
             && let Some(first) = self.workers.first_mut()
         {
             first.back = Some(now);
+        }
+    }
+
+    fn heal_stopped(&mut self) {
+        for place in self.workers.iter_mut().chain([&mut self.client]) {
+            if place.stopped {
+                place.signal("CONT");
+            }
         }
     }
 
@@ -225,6 +316,8 @@ impl Crew {
                 place.back = None;
             }
             self.look(cluster)?;
+            self.new_hits(cluster)?;
+            self.heal_stopped();
             if self.workers.iter().all(|place| place.member.is_none()) {
                 return Ok(true);
             }
@@ -234,6 +327,38 @@ impl Crew {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Rules of failpoints for a worker or the client, and how long what they do lasts.
+fn rules(plan: &Schedule, who: Option<usize>) -> (String, Duration) {
+    let (mut rules, mut lasts) = (Vec::new(), 0);
+    for fault in &plan.faults {
+        if let Harm::Point { worker, rule, ms } = &fault.harm
+            && *worker == who
+        {
+            rules.push(rule.as_str());
+            lasts = lasts.max(*ms);
+        }
+    }
+    (rules.join(";"), Duration::from_millis(lasts))
+}
+
+/// Adds what failpoints have done since the last time.
+fn read_hits(cluster: &Cluster, hits: &mut Vec<Hit>) -> anyhow::Result<()> {
+    let text = fs::read_to_string(points(cluster.folder())).unwrap_or_default();
+    for line in text.lines().skip(hits.len()) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [point, _, process, action] = words[..] else {
+            anyhow::bail!("no line of a failpoint: {line:?}");
+        };
+        let (point, action) = (point.to_owned(), action.to_owned());
+        hits.push(Hit { process: process.parse()?, who: None, point, action });
+    }
+    Ok(())
+}
+
+fn aborted(hits: &[Hit], process: u32) -> bool {
+    hits.iter().any(|hit| hit.process == process && hit.action == "abort")
 }
 
 /// The last lines of a text.
@@ -250,6 +375,11 @@ pub(super) fn spill(folder: &Path) -> PathBuf {
 /// Where the ledgers are.
 pub(super) fn ledger(folder: &Path) -> PathBuf {
     folder.join("ledger")
+}
+
+/// What failpoints have done.
+fn points(folder: &Path) -> PathBuf {
+    folder.join("failpoints")
 }
 
 /// What the clients were told.

@@ -2,7 +2,10 @@
 
 use bolthole::FailurePolicy;
 
-use super::schedule::{Fault, Harm, Rabbit, Redis, Schedule, Trigger};
+use bolthole_broker::failpoint::Point;
+
+use super::fault::{Fault, Harm, Link, Net, Rabbit, Redis, Trigger};
+use super::schedule::Schedule;
 use crate::dag::{Dag, Random};
 
 /// What a run lasts without faults, in milliseconds, about.
@@ -40,6 +43,7 @@ pub fn draw(seed: u64) -> Schedule {
 fn trigger(harm: &Harm, tasks: u64, random: &mut Random) -> Trigger {
     let of_client = matches!(harm, Harm::KillClient { .. } | Harm::StopClient { .. });
     match random.below(8) {
+        _ if matches!(harm, Harm::Point { .. }) => Trigger::After(0),
         0..3 if of_client => Trigger::Said(random.draw() % 4),
         0 => Trigger::After(random.draw() % 600),
         _ => Trigger::Finished(random.draw() % (tasks * 3 / 4).max(1)),
@@ -51,7 +55,9 @@ fn process(workers: usize, random: &mut Random) -> Harm {
     let soon = 50 + random.draw() % 400;
     // The last worker does not go for good.
     let back_ms = (workers == 1 || !random.one_in(3)).then_some(soon);
-    match random.below(16) {
+    match random.below(26) {
+        16..21 => point(workers, random),
+        21.. => net(workers, random),
         0..4 => Harm::Kill { worker, back_ms },
         4 => Harm::KillAll { back_ms: soon },
         // Shorter and longer than the lease.
@@ -66,6 +72,56 @@ fn process(workers: usize, random: &mut Random) -> Harm {
             fresh: random.one_in(2),
         },
     }
+}
+
+/// Something at a failpoint of a worker or, now and then, of the client.
+fn point(workers: usize, random: &mut Random) -> Harm {
+    let is_clients = |point: &&Point| {
+        use Point::{ActivateAfterReply, ActivateBeforeSend, StageBefore, SubmitPublished};
+        matches!(point, StageBefore | ActivateBeforeSend | ActivateAfterReply | SubmitPublished)
+    };
+    let worker = (!random.one_in(5)).then(|| random.below(workers));
+    let points: Vec<&Point> =
+        Point::ALL.iter().filter(|point| is_clients(point) == worker.is_none()).collect();
+    let point = points[random.below(points.len())];
+    let action = match random.below(8) {
+        0..3 => "abort",
+        3..6 => "stop",
+        _ => match point {
+            Point::CommitAfterReply => "error(ECONNRESET)",
+            Point::SpillWrite => "error(ENOSPC)",
+            _ => "delay(300ms)",
+        },
+    };
+    // A client reaches each of its places once.
+    let most = 1 << random.below(6);
+    let hit = if worker.is_none() { 1 } else { 1 + random.below(most) };
+    let rule = format!("{}={action}@{hit}", point.name());
+    Harm::Point { worker, rule, ms: 100 + random.draw() % 2_400 }
+}
+
+/// A network that fails. Bits are flipped only where digests tell: elsewhere the servers would be
+/// told something else in earnest.
+fn net(workers: usize, random: &mut Random) -> Harm {
+    let worker = (!random.one_in(5)).then(|| random.below(workers));
+    let link = match random.below(if worker.is_some() { 3 } else { 2 }) {
+        0 => Link::Rabbit,
+        1 => Link::Redis,
+        _ => Link::Data,
+    };
+    let (up, bytes) = (random.one_in(2), random.draw() % 50_000);
+    let net = match random.below(10) {
+        0 => Net::Delay(1 + random.draw() % 300),
+        1 => Net::Throttle(5_000 + random.draw() % 50_000),
+        2 => Net::Blackhole { up: true, down: true },
+        3 => Net::Blackhole { up, down: !up },
+        4 | 5 => Net::Cut { up, bytes },
+        6 if link == Link::Data => Net::Flip { up, nth: bytes },
+        6 | 7 => Net::HalfClose { up },
+        8 => Net::Reset,
+        _ => Net::Refuse,
+    };
+    Harm::Net { worker, link, net, ms: 200 + random.draw() % 2_800 }
 }
 
 fn server(random: &mut Random) -> Harm {
@@ -96,7 +152,9 @@ mod tests {
         assert_ne!(draw(5), draw(6));
         let kinds = |seed| draw(seed).faults.into_iter().map(|fault| fault.harm.kind());
         let kinds: std::collections::BTreeSet<_> = (0..2_000).flat_map(kinds).collect();
-        assert_eq!(kinds.len(), 22, "{kinds:?}");
+        // 22 kinds of harm to processes and servers, 15 places of a worker and 4 of a client with
+        // three actions each, and 8 ways of a network to fail on two links, 9 on the third.
+        assert!(kinds.len() > 22 + 3 * 19 + 2 * 7 + 8 - 10, "{}: {kinds:?}", kinds.len());
     }
 
     #[test]

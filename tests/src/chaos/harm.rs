@@ -11,8 +11,9 @@ use bolthole_broker::store::Epoch;
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 
+use super::fault::{Harm, Rabbit, Redis};
+use super::network::End;
 use super::play::{Play, Servers};
-use super::schedule::{Harm, Rabbit, Redis};
 use crate::servers::Pair;
 
 /// Ends something that lasts.
@@ -22,6 +23,8 @@ pub(super) enum Undo {
     Worker(usize),
     /// Lets the client go on.
     Client,
+    /// Makes a link well again.
+    Net(End),
     /// Starts RabbitMQ.
     RabbitDown,
     /// Ends RabbitMQ's memory alarm.
@@ -52,6 +55,12 @@ impl Play<'_> {
             Harm::StopClient { ms } => {
                 let stopped = self.crew.signal_client("STOP");
                 self.later(stopped, ms, Undo::Client)
+            }
+            // Its process was started with it.
+            Harm::Point { .. } => true,
+            Harm::Net { worker, link, net, ms } => {
+                let failed = self.network.fail((worker, link), net).await;
+                self.later(failed, ms, Undo::Net((worker, link)))
             }
             Harm::DeleteQueues => {
                 self.cluster.queue().await?.delete_all(&[QueueName::default()]).await?;
@@ -110,28 +119,29 @@ impl Play<'_> {
     }
 
     /// Undoes what has lasted long enough; whether there was any.
-    pub(super) fn undo_due(&mut self, now: Instant) -> anyhow::Result<bool> {
+    pub(super) async fn undo_due(&mut self, now: Instant) -> anyhow::Result<bool> {
         let (due, rest): (Vec<_>, Vec<_>) = self.undo.drain(..).partition(|(at, _)| *at <= now);
         self.undo = rest;
         for (_, undo) in &due {
-            self.undo_one(*undo)?;
+            self.undo_one(*undo).await?;
         }
         Ok(!due.is_empty())
     }
 
     /// Makes everything good.
-    pub(super) fn undo_all(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn undo_all(&mut self) -> anyhow::Result<()> {
         for (_, undo) in std::mem::take(&mut self.undo) {
-            self.undo_one(undo)?;
+            self.undo_one(undo).await?;
         }
         self.crew.heal();
         Ok(())
     }
 
-    fn undo_one(&mut self, undo: Undo) -> anyhow::Result<()> {
+    async fn undo_one(&mut self, undo: Undo) -> anyhow::Result<()> {
         match undo {
             Undo::Worker(worker) => drop(self.crew.signal(worker, "CONT")),
             Undo::Client => drop(self.crew.signal_client("CONT")),
+            Undo::Net(end) => self.network.heal(end).await,
             server => block_in_place(|| heal(self.servers.own()?, server))?,
         }
         Ok(())
@@ -211,7 +221,7 @@ fn harm_redis(pair: &mut Pair, harm: Redis) -> anyhow::Result<Lasting> {
 
 fn heal(pair: &mut Pair, undo: Undo) -> anyhow::Result<()> {
     match undo {
-        Undo::Worker(_) | Undo::Client => {}
+        Undo::Worker(_) | Undo::Client | Undo::Net(_) => {}
         Undo::RabbitDown => pair.rabbit.restart()?,
         Undo::Memory => drop(pair.rabbit.ctl(["set_vm_memory_high_watermark", "0.4"])?),
         Undo::Disk => drop(pair.rabbit.ctl(["set_disk_free_limit", "50MB"])?),

@@ -12,9 +12,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::crew::{self, Crew};
+use super::fault::{Fault, Harm, Trigger};
 use super::harm::Undo;
 use super::member::RUN;
-use super::schedule::{Schedule, Trigger};
+use super::network::Network;
+use super::schedule::Schedule;
 use super::verdict;
 use crate::check::{Finding, Invariant, check};
 use crate::cluster::Cluster;
@@ -41,7 +43,7 @@ pub struct Report {
     /// What must not be.
     pub findings: Vec<Finding>,
     /// Kinds of the faults that were caused.
-    pub fired: Vec<&'static str>,
+    pub fired: Vec<String>,
     /// Faults that were not: the run was over before.
     pub missed: usize,
     /// Executions of bodies, and how many of them repeated another one.
@@ -57,6 +59,7 @@ pub(super) struct Play<'a> {
     pub(super) servers: Servers<'a>,
     pub(super) cluster: Cluster,
     pub(super) crew: Crew,
+    pub(super) network: Network,
     pub(super) undo: Vec<(Instant, Undo)>,
     seen: watch::Receiver<Option<Seen>>,
 }
@@ -93,12 +96,13 @@ pub async fn play(
     schedule.save(&crew::schedule(cluster.folder()))?;
     let expected = verdict::expected(&schedule.dag, cluster.folder()).await?;
     let store = cluster.store().await.context("a store for the player")?;
-    let crew = Crew::start(&cluster, &schedule.workers)?;
+    let network = Network::of(schedule, servers.pair()).await?;
+    let crew = Crew::start(&cluster, schedule, &network, servers.pair())?;
     let (tell, seen) = watch::channel(None);
     // Ends with the play.
     let mut watching = JoinSet::new();
     watching.spawn(look_at_run(store, tell));
-    let mut play = Play { schedule, servers, cluster, crew, undo: Vec::new(), seen };
+    let mut play = Play { schedule, servers, cluster, crew, network, undo: Vec::new(), seen };
     let fired = play.run().await?;
     let history = verdict::judge(&mut play, expected).await?;
     let mut findings = std::mem::take(&mut play.crew.findings);
@@ -132,23 +136,23 @@ impl Play<'_> {
 
     /// Causes every fault when it is due, until the client has what it wants and nothing more can
     /// happen; then makes everything good and waits for the end. The kinds of faults caused.
-    async fn run(&mut self) -> anyhow::Result<Vec<&'static str>> {
+    async fn run(&mut self) -> anyhow::Result<Vec<String>> {
         let began = Instant::now();
         let mut last = began;
-        let mut open: Vec<usize> = (0..self.schedule.faults.len()).collect();
-        let mut fired = Vec::new();
+        let mut open: Vec<&Fault> = self.schedule.faults.iter().collect();
+        let mut fired: Vec<&Harm> = Vec::new();
         loop {
             self.crew.look(&self.cluster)?;
-            if self.undo_due(Instant::now())? {
+            if self.points()? | self.undo_due(Instant::now()).await? {
                 last = Instant::now();
             }
             let over = self.seen().is_some_and(|seen| !seen.status.state.is_running());
             let mut place = 0;
-            while let Some(fault) = open.get(place).map(|fault| &self.schedule.faults[*fault]) {
+            while let Some(fault) = open.get(place).copied() {
                 let due = !over && self.is_due(fault.when, began);
                 // What nobody is there for now is tried again.
-                if due && self.cause(&fault.harm).await.context(fault.harm.kind())? {
-                    fired.push(fault.harm.kind());
+                if due && self.cause(&fault.harm).await.with_context(|| fault.harm.kind())? {
+                    fired.push(&fault.harm);
                     open.remove(place);
                     last = Instant::now();
                 } else {
@@ -161,9 +165,11 @@ impl Play<'_> {
             }
             sleep(LOOK).await;
         }
-        self.undo_all()?;
+        fired.retain(|harm| self.has_happened(harm));
+        self.undo_all().await?;
         let healed = Instant::now();
         while !self.crew.finished && healed.elapsed() < BOUND {
+            self.points()?;
             self.crew.heal();
             self.crew.look(&self.cluster)?;
             sleep(LOOK).await;
@@ -172,7 +178,29 @@ impl Play<'_> {
             let what = format!("the client waits in vain: {:?}", self.seen().map(|s| s.status));
             self.crew.findings.push(Finding::new(Invariant::Ends, what));
         }
-        Ok(fired)
+        Ok(fired.into_iter().map(Harm::kind).collect())
+    }
+
+    /// Some faults are asked for, and happen later or never.
+    fn has_happened(&self, harm: &Harm) -> bool {
+        match harm {
+            Harm::Point { rule, .. } => {
+                self.crew.hits.iter().any(|hit| rule.starts_with(&hit.point))
+            }
+            Harm::Net { worker, link, net, .. } => self.network.has_failed((*worker, *link), *net),
+            _ => true,
+        }
+    }
+
+    /// Sees to it that whoever a failpoint has stopped goes on; whether there was any.
+    fn points(&mut self) -> anyhow::Result<bool> {
+        let hits = self.crew.new_hits(&self.cluster)?;
+        let now = Instant::now();
+        for (hit, lasts) in hits.iter().filter(|(hit, _)| hit.action == "stop") {
+            let undo = hit.who.map_or(Undo::Client, Undo::Worker);
+            self.undo.push((now + *lasts, undo));
+        }
+        Ok(!hits.is_empty())
     }
 
     fn is_due(&self, when: Trigger, began: Instant) -> bool {

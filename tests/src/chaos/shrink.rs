@@ -66,7 +66,7 @@ fn first(dag: &Dag, count: usize) -> Dag {
 mod tests {
     use super::*;
     use crate::chaos::draw::draw;
-    use crate::chaos::schedule::{Fault, Harm, Trigger};
+    use crate::chaos::fault::{Fault, Harm, Trigger};
 
     #[tokio::test]
     async fn what_does_not_matter_goes() {

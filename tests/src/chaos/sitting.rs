@@ -49,7 +49,7 @@ pub struct Summary {
     /// Schedules that were played and whose faults were caused.
     pub schedules: u64,
     /// Faults caused by kind.
-    pub fired: BTreeMap<&'static str, u64>,
+    pub fired: BTreeMap<String, u64>,
     /// Schedules that did not count, because no fault of theirs was caused.
     pub not_run: u64,
     /// Executions of bodies, and those that repeated another one.
@@ -170,7 +170,7 @@ impl Summary {
         self.schedules += u64::from(counts);
         self.not_run += redrawn + u64::from(!counts);
         for kind in &report.fired {
-            *self.fired.entry(kind).or_default() += 1;
+            *self.fired.entry(kind.clone()).or_default() += 1;
         }
         for finding in &report.findings {
             *self.findings.entry(finding.invariant).or_default() += 1;

@@ -63,20 +63,9 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
         store.purge(run).await?;
     }
     let queue = play.cluster.queue().await.context("the queue after the play")?;
-    let keys = keys(play).await?;
-    if !play.crew.leave_all(&play.cluster, GONE_WITHIN).await? {
-        let what = format!("a worker has not gone within {GONE_WITHIN:?}");
-        play.crew.findings.push(Finding::new(Invariant::Processes, what));
-    }
-    let messages = messages(&queue).await?;
+    let left = left(play, &queue, &folder).await?;
     queue.delete_all(&[QueueName::default()]).await?;
     queue.close().await;
-    let left = Left {
-        keys,
-        messages,
-        files: files(&crew::spill(&folder))?,
-        processes: play.cluster.processes()?,
-    };
     let pair = play.servers.pair();
     Ok(History {
         policy: play.schedule.policy,
@@ -95,8 +84,40 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
     })
 }
 
-/// Keys of the run that will not go by themselves, once nothing changes any more. Queues are emptied
-/// by workers meanwhile.
+/// What is left when the workers have gone.
+async fn left(play: &mut Play<'_>, queue: &Queue, folder: &Path) -> anyhow::Result<Left> {
+    let keys = keys(play).await?;
+    empty(queue).await?;
+    leave(play).await?;
+    let spill = crew::spill(folder);
+    // What the dead have left, and what was given back by those who went, is for whoever comes next.
+    if messages(queue).await? > 0 || !files(&spill)?.is_empty() {
+        play.crew.sweep(&play.cluster).await?;
+        empty(queue).await?;
+        leave(play).await?;
+    }
+    let (messages, files) = (messages(queue).await?, files(&spill)?);
+    Ok(Left { keys, messages, files, processes: play.cluster.processes()? })
+}
+
+async fn leave(play: &mut Play<'_>) -> anyhow::Result<()> {
+    if !play.crew.leave_all(&play.cluster, GONE_WITHIN).await? {
+        let what = format!("a worker has not gone within {GONE_WITHIN:?}");
+        play.crew.findings.push(Finding::new(Invariant::Processes, what));
+    }
+    Ok(())
+}
+
+/// Waits until workers have emptied the lanes, as long as that may take.
+async fn empty(queue: &Queue) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LEFT_WITHIN;
+    while messages(queue).await? > 0 && Instant::now() < deadline {
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Keys of the run that will not go by themselves, once nothing changes any more.
 async fn keys(play: &Play<'_>) -> anyhow::Result<Vec<String>> {
     let deadline = Instant::now() + LEFT_WITHIN;
     let pair = play.servers.pair();
@@ -111,7 +132,7 @@ async fn keys(play: &Play<'_>) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// Messages in the lanes when no worker is there, so that none is held by anyone.
+/// Messages in the lanes that no consumer holds.
 async fn messages(queue: &Queue) -> anyhow::Result<u64> {
     let name = QueueName::default();
     queue.declare(&[QueueName::default()]).await?;
