@@ -303,7 +303,7 @@ pub enum Rearmed {
     Moved,
     /// Recomputed too often: the data cannot be had.
     TooOften,
-    /// Nobody needs it, or the run has ended and was not done.
+    /// Nobody needs it, or the run has ended before all of its tasks had.
     NotNeeded,
 }
 

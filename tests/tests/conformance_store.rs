@@ -2,7 +2,7 @@
 
 use bolthole_broker::store::{Memory, Redis, Store};
 use bolthole_tests::conformance::store::world::World;
-use bolthole_tests::conformance::store::{mend, revive, runs, tasks};
+use bolthole_tests::conformance::store::{mend, reopened, revive, runs, tasks};
 use bolthole_tests::servers::{self, RedisOptions, RedisServer};
 use proptest::prelude::*;
 
@@ -55,7 +55,8 @@ conformance!(
     tasks::retries,
     tasks::suspects,
     tasks::lost_results,
-    tasks::reopened,
+    reopened::when_done,
+    reopened::after_a_failure,
     tasks::held,
     tasks::relocated,
     tasks::given_back,

@@ -8,12 +8,13 @@ use crate::state::{KEPT, PINNED, RunState, StateByte, TaskState};
 
 impl Run {
     /// Makes a finished task pending again, unless it is somewhere else by now, nobody needs it or
-    /// the run has ended. A run that is done is reopened for a result that was to be kept: someone
-    /// wants to read it, and its holder is gone. The task's pending consumers wait for it again, and it counts as a consumer of
+    /// the run has ended. A run all of whose tasks have finished, well or not, is reopened for a
+    /// result that was to be kept: someone wants to read it, and its holder is gone. The task's pending consumers wait for it again, and it counts as a consumer of
     /// its inputs again.
     pub fn rearm(&mut self, lost: &Lost) -> Rearmed {
         let place = usize::from(lost.task.index());
-        let done = self.state == RunState::Done;
+        let failed = self.state == RunState::Failed && self.finished == self.tasks;
+        let complete = self.state == RunState::Done || failed;
         let Some(arena) = self.active(lost.task.segment()) else { return Rearmed::NotNeeded };
         let Some(byte) = arena.states.get(place).copied().map(StateByte) else {
             return Rearmed::NotNeeded;
@@ -27,8 +28,8 @@ impl Run {
             return Rearmed::Moved;
         }
         let consumers = arena.consumers[place];
-        let wanted = if done { consumers & PINNED } else { consumers & !KEPT };
-        if wanted == 0 || !(done || self.state.is_running()) {
+        let wanted = if complete { consumers & PINNED } else { consumers & !KEPT };
+        if wanted == 0 || !(complete || self.state.is_running()) {
             return Rearmed::NotNeeded;
         }
         let Some(next) = byte.rearmed() else { return Rearmed::TooOften };
@@ -48,7 +49,7 @@ impl Run {
             arena.records.remove(&lost.task.index());
         }
         self.finished -= 1;
-        if done {
+        if complete {
             self.state = RunState::Closed;
             self.ended_ms = None;
         }

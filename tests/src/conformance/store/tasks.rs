@@ -263,36 +263,6 @@ pub async fn lost_results(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A run that is done is reopened for a lost result that was to be kept, and for no other.
-pub async fn reopened(store: &Store) -> anyhow::Result<()> {
-    let sample = Sample::chain(store, 2).await?;
-    let run = sample.run;
-    store.commit(run, &sample.finish(&[0])).await?;
-    store.commit(run, &sample.finish(&[1])).await?;
-    ensure!(store.close(run).await? == Some(RunState::Done));
-    let End::Done { locator, .. } = done() else { anyhow::bail!("done") };
-    let lost = |index: u16, locator| {
-        let inputs = if index == 0 { vec![] } else { vec![task(index - 1)] };
-        [Lost { task: task(index), locator, inputs, successors: vec![] }]
-    };
-    ensure!(store.rearm(run, &lost(0, Locator::Empty)).await? == [Rearmed::NotNeeded]);
-    ensure!(store.rearm(run, &lost(1, locator)).await? == [Rearmed::Pending(0)]);
-    let status = store.status(run).await?.context("no run")?;
-    ensure!((status.state, status.finished) == (RunState::Closed, 1), "{status:?}");
-    // Its input was freed, and comes back first.
-    ensure!(store.rearm(run, &lost(0, Locator::Empty)).await? == [Rearmed::Pending(0)]);
-    for index in [0, 1] {
-        let mut again = sample.commit(&[(index, done())], 7 + u64::from(index));
-        again.finished[0].generation = 1;
-        let reply = store.commit(run, &again).await?;
-        ensure!(matches!(reply, Committed::Written { .. }), "{reply:?}");
-    }
-    let status = store.status(run).await?.context("no run")?;
-    ensure!((status.state, status.finished) == (RunState::Done, 2), "{status:?}");
-    store.purge(run).await?;
-    Ok(())
-}
-
 fn held_record() -> HeldRecord {
     HeldRecord { length: 9_000, digest: [1; 16], nonce: 5, copies: Copies::default() }
 }

@@ -47,9 +47,9 @@ local function rearm_one(r, lost)
   local at = a.loc + 8 * i
   if redis.call('GETRANGE', a.key, at, at + 7) ~= lost.locator then return 2, 0 end
   local v = word_at(a, a.cons, i)
-  -- A run that is done is reopened for a result that was to be kept.
-  local done = r.state == DONE
-  if not (is_running(r) or done and v >= PINNED) or v == 0 or v == KEPT then return 4, 0 end
+  -- A run all of whose tasks have finished is reopened for a result that was to be kept.
+  local complete = r.state == DONE or r.state == FAILED and r.finished == r.tasks
+  if not (is_running(r) or complete and v >= PINNED) or v == 0 or v == KEPT then return 4, 0 end
   if generation >= 15 then return 3, 0 end
   for p = 1, #lost.successors, 6 do block(r, lost.task, sub(lost.successors, p, p + 5)) end
   for p = 1, #lost.later, 6 do block(r, lost.task, sub(lost.later, p, p + 5)) end
@@ -59,7 +59,7 @@ local function rearm_one(r, lost)
   redis.call('SETRANGE', a.key, at, NONE)
   redis.pcall('HDEL', bucket(r, a.k, i), i)
   r.finished = r.finished - 1
-  if done then
+  if complete then
     r.state = CLOSED
     r.ended = 0
   end
