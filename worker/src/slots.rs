@@ -249,7 +249,11 @@ impl Shared {
     async fn stage(&self, runnable: &Runnable, returned: Returned) -> (Ended, Option<Spawned>) {
         let Returned { value, forwarded, submitted } = returned;
         let forwards = forwarded.is_some();
-        match self.spawner.stage(runnable.key.0, submitted, forwarded).await {
+        let staging = self.spawner.stage(runnable.key.0, submitted, forwarded);
+        let Some(staged) = runnable.cancel.run_until_cancelled(staging).await else {
+            return (cancelled(), None);
+        };
+        match staged {
             Ok((spawned, Some(to))) if forwards => (Ended::Forwarded(to), Some(spawned)),
             Ok(_) if forwards => {
                 let message = "the task returned a graph without a result";

@@ -1,6 +1,8 @@
 //! Tasks that a task submits: staged under a number of their own, started by the commit of the
 //! attempt that submitted them, dropped with it if it loses.
 
+use std::time::Duration;
+
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::graph::{Captured, plan};
 use bolthole_broker::id::{RunId, TaskId};
@@ -8,9 +10,14 @@ use bolthole_broker::run::{SegmentDigest, Stage};
 use bolthole_broker::state::PINNED;
 use bolthole_broker::store::{Error, Store};
 use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use crate::flight::Ended;
 use crate::slots::failed;
+
+/// Pauses between two tries to store what a task submits.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A staged segment: its number and content.
 pub(crate) type Spawned = (u32, SegmentDigest);
@@ -41,7 +48,7 @@ impl From<SpawnError> for Ended {
             }
             SpawnError::Store(error) => {
                 let text = format!("the tasks it submitted cannot be stored: {error}");
-                failed(kind, &text, error.is_retryable())
+                failed(kind, &text, false)
             }
         }
     }
@@ -70,9 +77,9 @@ impl Spawner {
         let mut blobs: Vec<_> = blobs.collect();
         blobs.sort_unstable_by_key(|(digest, _)| *digest);
         for (digest, bytes) in blobs {
-            self.store.put_blob(run, digest, bytes).await.map_err(SpawnError::Store)?;
+            persist(|| self.store.put_blob(run, digest, bytes.clone())).await?;
         }
-        let number = self.store.reserve(run).await.map_err(SpawnError::Store)?;
+        let number = persist(|| self.store.reserve(run)).await?;
         let mut cut = plan.cut(number);
         let segment = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
         let Some(segment) = segment else {
@@ -92,8 +99,27 @@ impl Spawner {
             consumers: segment.consumers.iter().map(|count| count & !PINNED).collect(),
             chunks: segment.chunks,
         };
-        self.store.stage(run, &stage).await.map_err(SpawnError::Store)?;
+        persist(|| self.store.stage(run, &stage)).await?;
         Ok(((stage.segment, stage.digest), output))
+    }
+}
+
+/// Asks the store until it answers: that it is away or full is no fault of the task's, whose body has
+/// done its work. Its slot waits, as it would for a commit.
+async fn persist<T, F>(ask: impl Fn() -> F) -> Result<T, SpawnError>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut pause = PAUSE;
+    loop {
+        match ask().await {
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%error, "submitted tasks are not stored yet");
+                sleep(pause).await;
+                pause = (2 * pause).min(PAUSE_MAX);
+            }
+            answer => return answer.map_err(SpawnError::Store),
+        }
     }
 }
 
