@@ -24,6 +24,9 @@ const SHRINK_TRIES: usize = 30;
 /// How often one is drawn in place of another whose faults came too late.
 const REDRAWS: u64 = 4;
 
+/// After how many schedules a sitting tells how it gets on.
+const TELL_EVERY: u64 = 25;
+
 /// How a sitting is held.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -52,6 +55,8 @@ pub struct Summary {
     pub fired: BTreeMap<String, u64>,
     /// Schedules that did not count, because no fault of theirs was caused.
     pub not_run: u64,
+    /// Schedules that could not be played, which says nothing about the system.
+    pub unplayed: u64,
     /// Executions of bodies, and those that repeated another one.
     pub executions: (usize, usize),
     /// Findings by what is broken.
@@ -68,7 +73,7 @@ type Spare = Arc<Mutex<Option<Pair>>>;
 /// Holds a sitting.
 ///
 /// # Errors
-/// When a schedule cannot be played: that says nothing about the system.
+/// When a file of a failing schedule cannot be written.
 #[expect(clippy::print_stdout, reason = "a sitting tells how it gets on")]
 pub async fn sit(options: &Options) -> anyhow::Result<Summary> {
     let began = Instant::now();
@@ -89,8 +94,20 @@ pub async fn sit(options: &Options) -> anyhow::Result<Summary> {
             playing.spawn(async move { one(&options, &spare, seed).await });
         }
         let Some(played) = playing.join_next().await else { break };
-        let (redrawn, schedule, report) = played??;
+        let (redrawn, schedule, report) = match played? {
+            Ok(played) => played,
+            Err(error) => {
+                let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+                println!("UNPLAYED {}", chain.join(": "));
+                summary.unplayed += 1;
+                continue;
+            }
+        };
         summary.add(redrawn, &schedule, &report);
+        if summary.schedules.is_multiple_of(TELL_EVERY) {
+            summary.took = began.elapsed();
+            println!("{summary}");
+        }
         if !report.findings.is_empty() {
             println!("FAILED {schedule}");
             for finding in report.findings.iter().take(8) {
@@ -199,13 +216,14 @@ impl fmt::Display for Summary {
             f,
             "chaos: {} schedules in {:.0?}, {} faults ({:?}), {executions} executions ({repeated} \
              repeated), lost {lost}, double commits {double}, wrong values {wrong}, other findings \
-             {}, not run {}",
+             {}, not run {}, not playable {}",
             self.schedules,
             self.took,
             self.fired.values().sum::<u64>(),
             self.fired,
             all - lost - double - wrong,
             self.not_run,
+            self.unplayed,
         )
     }
 }
