@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fault::Harm;
+use super::fault::{Fault, Harm};
 use super::network::Network;
 use super::schedule::Schedule;
 use crate::check::{Finding, Invariant};
@@ -16,6 +16,9 @@ use crate::servers::Pair;
 
 /// The lease of workers in a play: short, so that the dead are found while one waits for it.
 const LEASE: &str = "1s";
+
+/// How soon a process that could not start is started again.
+const RESTART: Duration = Duration::from_millis(200);
 
 /// One place in the crew: a process comes after the other.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub(super) struct Crew {
     client: Place,
     /// The client has done all that it was started for.
     pub(super) finished: bool,
+    /// Whether a server may be away when a process starts.
+    rough: bool,
     /// What went wrong without having been made to.
     pub(super) findings: Vec<Finding>,
     /// What failpoints have done so far.
@@ -169,7 +174,9 @@ impl Crew {
         let mut client = Place::new("client".to_owned(), args.to_vec(), environment, rules);
         client.start(cluster)?;
         let (findings, hits) = (Vec::new(), Vec::new());
-        Ok(Self { workers, client, finished: false, findings, hits, known_hits: 0 })
+        let rough = |fault: &Fault| matches!(fault.harm, Harm::Net { .. });
+        let rough = plan.harms_servers() || plan.faults.iter().any(rough);
+        Ok(Self { workers, client, finished: false, rough, findings, hits, known_hits: 0 })
     }
 
     /// Looks who has ended and who is due to start.
@@ -180,8 +187,10 @@ impl Crew {
                 && !(place.leaving && status.success())
             {
                 read_hits(cluster, &mut self.hits)?;
-                place.back = Some(now + place.lasts);
-                if !aborted(&self.hits, process) {
+                place.back = Some(now + place.lasts + RESTART);
+                // Nobody can start while a server is away: whoever watches over it tries again.
+                let begun = fs::read_to_string(place.log(cluster))?.contains("worker started");
+                if !aborted(&self.hits, process) && (begun || !self.rough) {
                     let what = format!("{} ended by itself: {status}", place.name);
                     self.findings.push(Finding::new(Invariant::Processes, what));
                 }
@@ -192,10 +201,12 @@ impl Crew {
         }
         if let Some((process, status)) = self.client.ended()? {
             read_hits(cluster, &mut self.hits)?;
-            let aborted = aborted(&self.hits, process);
-            self.finished = !aborted;
-            if aborted {
-                self.client.back = Some(now + self.client.lasts);
+            let said = fs::read_to_string(history(cluster.folder())).unwrap_or_default();
+            let begun = said.lines().any(|line| line.starts_with(&format!("{process} ")));
+            let again = aborted(&self.hits, process) || (self.rough && !begun);
+            self.finished = !again;
+            if again {
+                self.client.back = Some(now + self.client.lasts + RESTART);
             } else if !status.success() {
                 let log = fs::read_to_string(self.client.log(cluster)).unwrap_or_default();
                 let what = format!("the client gave up: {status}: {}", tail(&log, 3));

@@ -23,11 +23,11 @@ pub(super) fn check(history: &History, findings: &mut Vec<Finding>) {
         match &told.what {
             Answer::Output(place, digest) => {
                 value(history, *place, *digest, findings);
-                steady(read.insert(*place, &told.what), &told.what, findings);
+                steady(history, read.insert(*place, &told.what), &told.what, findings);
             }
             Answer::Error(place, why) => {
                 error(history, *place, why, findings);
-                steady(read.insert(*place, &told.what), &told.what, findings);
+                steady(history, read.insert(*place, &told.what), &told.what, findings);
             }
             Answer::Submitted(_) | Answer::End(_) => {}
         }
@@ -49,18 +49,25 @@ fn value(history: &History, place: usize, digest: u64, findings: &mut Vec<Findin
 
 /// A run that fails fast gives up outputs that could have been had; no other does.
 fn error(history: &History, place: usize, why: &str, findings: &mut Vec<Finding>) {
-    let outputs = &history.expected.outputs;
-    let fails = outputs.iter().any(Option::is_none);
-    let given_up = fails && history.policy == FailurePolicy::FailFast;
     let of_task = why.starts_with("Task");
-    let expected = outputs.get(place).copied().flatten().is_none();
-    if !(given_up || (expected && of_task)) {
+    let expected = history.expected.outputs.get(place).copied().flatten().is_none();
+    if !(is_given_up(history) || (expected && of_task)) {
         findings.push(Finding::new(Invariant::Values, format!("output {place} has none: {why}")));
     }
 }
 
-fn steady(before: Option<&Answer>, now: &Answer, findings: &mut Vec<Finding>) {
+/// A run that fails fast is over before all of its tasks are.
+fn is_given_up(history: &History) -> bool {
+    let fails = history.expected.outputs.iter().any(Option::is_none);
+    fails && history.policy == FailurePolicy::FailFast
+}
+
+fn steady(history: &History, before: Option<&Answer>, now: &Answer, findings: &mut Vec<Finding>) {
     let changed = match (before, now) {
+        // What is lost of such a run is not computed again.
+        (Some(Answer::Output(..)), Answer::Error(_, why)) if why.starts_with("Gone") => {
+            !is_given_up(history)
+        }
         (Some(Answer::Output(_, before)), Answer::Output(_, now)) => before != now,
         (Some(Answer::Output(..)), Answer::Error(..))
         | (Some(Answer::Error(..)), Answer::Output(..)) => true,
