@@ -107,6 +107,7 @@ enum Stage {
     Finished,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 /// A task on this worker, from the moment it is known here until it is committed or dropped.
 #[derive(Debug)]
 struct Flight {
@@ -325,7 +326,7 @@ impl Core {
             attempt: 1,
             leased: false,
             threaded: false,
-            suspect: 0,
+            suspect: if let Doubt::Deadly(reach) = wanted.doubt { reach } else { 0 },
             crashes: 0,
             cancel: None,
             result: None,
@@ -363,12 +364,8 @@ impl Core {
             return;
         }
         let (parcel, outbox) = (flight.parcel, flight.outbox);
-        let wanted = Wanted {
-            ready: flight.ready,
-            info: flight.info.clone(),
-            doubt: Doubt::Old,
-            lazy: None,
-        };
+        let doubt = if flight.suspect > 0 { Doubt::Deadly(flight.suspect) } else { Doubt::Old };
+        let wanted = Wanted { ready: flight.ready, info: flight.info.clone(), doubt, lazy: None };
         self.take_off(key.0, &wanted, parcel, outbox, 0);
         effects.push(Effect::Prepare { run: key.0, tasks: vec![wanted] });
     }
@@ -394,6 +391,7 @@ impl Core {
         if let Some(cancel) = flight.cancel {
             cancel.cancel();
         }
+        let doubt = if flight.suspect > 0 { Doubt::DEADLY } else { doubt };
         let ticket = Ticket { outbox: flight.outbox, parcel: flight.parcel };
         if let Some(parcel) = flight.parcel {
             self.parcels.publishing(parcel, 1);

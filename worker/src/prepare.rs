@@ -162,14 +162,13 @@ impl Preparer {
             let header = header.clone().unwrap_or_default();
             let key = (run, ready.task);
             let without = without_inputs(ready, &info, &inputs, &recovered, &mut rearmed);
-            prepared.push(match without {
-                Some(end) => (key, end),
-                None => {
-                    let deadly = deadly && doubt == Doubt::Repeated;
-                    let doubt = if deadly { Doubt::DEADLY } else { doubt };
-                    (key, self.complete(run, ready, info, doubt, &inputs, &header).await?)
-                }
-            });
+            if let Some(end) = without {
+                prepared.push((key, end));
+                continue;
+            }
+            let deadly = deadly && doubt == Doubt::Repeated;
+            let doubt = if deadly { Doubt::DEADLY } else { doubt };
+            prepared.push((key, self.complete(run, ready, info, doubt, &inputs, &header).await?));
         }
         Ok(prepared)
     }

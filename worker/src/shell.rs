@@ -435,13 +435,16 @@ impl Shell {
             }
             Effect::Lease { run, requests } => self.lease(run, requests),
             Effect::Settle { run, sequences } => self.settle(run, sequences),
-            Effect::SpareSlot { nonce } => {
-                if !self.slots.replace(nonce) {
-                    self.pulse.worn_out.cancel();
-                }
-            }
+            Effect::SpareSlot { nonce } => self.spare_slot(nonce),
         }
         Vec::new()
+    }
+
+    /// Another thread for a slot whose own is stuck, unless too many are.
+    fn spare_slot(&self, nonce: u64) {
+        if !self.slots.replace(nonce) {
+            self.pulse.worn_out.cancel();
+        }
     }
 
     fn count_failures(&self, commit: &Commit) {

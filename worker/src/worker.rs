@@ -317,18 +317,14 @@ impl Parts {
         })
     }
 
-    /// The loop, with its slots and its consumer.
-    fn shell(
+    /// What gets tasks ready to run.
+    fn preparer(
         &self,
         options: &Options,
         registry: Registry,
         states: States,
-        queues: Vec<QueueName>,
-        (takeover, inherited): (&Arc<Takeover>, mpsc::Receiver<Inheritance>),
-        bodies: Handle,
-        tasks: &Tasks,
-    ) -> Result<Shell, StartError> {
-        let served: HashSet<String> = options.queues.iter().cloned().collect();
+        queues: HashSet<String>,
+    ) -> Arc<Preparer> {
         let inputs = Inputs {
             store: self.store.clone(),
             values: Arc::clone(&self.values),
@@ -341,13 +337,13 @@ impl Parts {
             me: self.index,
             gates: Gates::default(),
         };
-        let preparer = Arc::new(Preparer {
+        Arc::new(Preparer {
             store: self.store.clone(),
             known: Arc::clone(&self.known),
             values: Arc::clone(&self.values),
             registry,
             states: Arc::new(states),
-            queues: served.clone(),
+            queues,
             lineage: Lineage {
                 store: self.store.clone(),
                 known: Arc::clone(&self.known),
@@ -365,13 +361,11 @@ impl Parts {
             inputs,
             parked: Parked::default(),
             stop: self.stop.child_token(),
-        });
-        let core = Core::new(Identity {
-            incarnation: self.incarnation,
-            address: self.address.clone(),
-            slots: options.slots,
-            queues: served,
-        });
+        })
+    }
+
+    /// Where tasks run.
+    fn slots(&self, options: &Options, bodies: Handle, tasks: &Tasks) -> io::Result<Slots> {
         let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
         let values = Arc::clone(&self.values);
         let driven = options.simulated.as_ref().map(|simulated| Driven {
@@ -380,10 +374,33 @@ impl Parts {
             worker: self.incarnation,
         });
         let resources = options.resources.clone();
-        let children =
-            options.children.as_ref().map(|children| Children::new(children.memory_bytes));
+        // A simulation has no processes but its own.
+        let children = options.children.as_ref().filter(|_| driven.is_none());
+        let children = children.map(|children| Children::new(children.memory_bytes));
         let executor = Executor { user: bodies, children };
-        let slots = Slots::start(options.slots, resources, values, spawner, executor, driven)?;
+        Slots::start(options.slots, resources, values, spawner, executor, driven)
+    }
+
+    /// The loop, with its slots and its consumer.
+    fn shell(
+        &self,
+        options: &Options,
+        registry: Registry,
+        states: States,
+        queues: Vec<QueueName>,
+        (takeover, inherited): (&Arc<Takeover>, mpsc::Receiver<Inheritance>),
+        bodies: Handle,
+        tasks: &Tasks,
+    ) -> Result<Shell, StartError> {
+        let served: HashSet<String> = options.queues.iter().cloned().collect();
+        let preparer = self.preparer(options, registry, states, served.clone());
+        let core = Core::new(Identity {
+            incarnation: self.incarnation,
+            address: self.address.clone(),
+            slots: options.slots,
+            queues: served,
+        });
+        let slots = self.slots(options, bodies, tasks)?;
         let consumer = self.queue.consume(ConsumeOptions {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),

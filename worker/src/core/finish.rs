@@ -173,7 +173,7 @@ impl Core {
                     self.finish(key, End::Forwarded { to }, finish.spawn, now);
                 }
                 Ended::Crashed { how, last_lines } => {
-                    self.crash(key, &how, last_lines, random, now, &mut effects);
+                    self.crash(key, &how, &last_lines, random, now, &mut effects);
                 }
                 failed @ Ended::Failed { .. } => self.fail(key, failed, random, now, &mut effects),
             }
@@ -310,7 +310,7 @@ impl Core {
         &mut self,
         key: Key,
         how: &str,
-        last_lines: Vec<String>,
+        last_lines: &[String],
         random: u64,
         now: Instant,
         effects: &mut Vec<Effect>,

@@ -91,7 +91,7 @@ impl Bench {
         let isolated = found.isolated;
         let attempt =
             OnSlot { key: found.key, nonce: found.nonce, since: Instant::now(), begun: !isolated };
-        self.running.insert(number, Running { attempt, taken, isolated });
+        self.running.insert(number, Running { attempt, isolated, taken });
         Some(found)
     }
 
