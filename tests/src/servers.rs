@@ -11,6 +11,7 @@
 //! Calls block until the server does what was asked or a deadline has passed.
 
 mod aof;
+mod contents;
 pub(crate) mod group;
 pub(crate) mod port;
 mod rabbit;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+pub use contents::{Contents, Reply};
 pub use rabbit::RabbitServer;
 pub use redis::{RedisOptions, RedisServer};
 

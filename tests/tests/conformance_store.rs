@@ -1,9 +1,11 @@
 //! The store: the conformance suite in memory and on Redis.
 
+use std::cell::RefCell;
+
 use bolthole_broker::store::{Memory, Redis, Store};
-use bolthole_tests::conformance::store::world::World;
+use bolthole_tests::conformance::store::world::{Ground, Step, World};
 use bolthole_tests::conformance::store::{mend, reopened, revive, runs, tasks};
-use bolthole_tests::servers::{self, RedisOptions, RedisServer};
+use bolthole_tests::servers;
 use proptest::prelude::*;
 
 /// Histories of the comparison with the specification.
@@ -72,19 +74,20 @@ conformance!(
 
 #[test]
 fn redis_does_what_the_specification_says() {
-    let server = RedisServer::start(&RedisOptions::default()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let redis = runtime.block_on(Redis::connect(&server.url(), &servers::namespace())).unwrap();
-    let (memory, redis) = (Store::Memory(Memory::new()), Store::Redis(redis));
+    let ground = RefCell::new(runtime.block_on(Ground::new()).unwrap());
     let config =
         ProptestConfig { cases: HISTORIES, failure_persistence: None, ..Default::default() };
-    proptest!(config, |(seed: u64, steps in 1_usize..80)| {
+    let steps = proptest::collection::vec(any::<Step>(), 1..80);
+    proptest!(config, |(seed: u64, history in steps)| {
+        let ground = &mut *ground.borrow_mut();
         let walk = async {
-            let mut world = World::open(&memory, &redis, seed).await?;
-            world.walk(steps).await
+            World::open(ground, seed).await?.walk(&history).await
         };
         let result = runtime.block_on(walk);
+        let left = ground.server().cli(["DBSIZE"]).unwrap();
+        ground.clear().unwrap();
         prop_assert!(result.is_ok(), "{:#}", result.unwrap_err());
+        prop_assert_eq!(left, "0", "keys are left");
     });
-    assert_eq!(server.cli(["DBSIZE"]).unwrap(), "0");
 }

@@ -4,6 +4,7 @@
 //! - [`world`]: random histories in two stores at once.
 
 pub mod mend;
+pub mod planted;
 pub mod reopened;
 pub mod revive;
 pub mod runs;

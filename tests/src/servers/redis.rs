@@ -62,6 +62,10 @@ impl RedisServer {
         self.port.number()
     }
 
+    pub(super) fn password(&self) -> &str {
+        &self.password.0
+    }
+
     /// The server's own folder, also its home: configuration, log and data.
     pub fn folder(&self) -> &Path {
         self.group.folder()

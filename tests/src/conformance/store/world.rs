@@ -12,19 +12,26 @@ use bolthole_broker::run::{
     Activate, Activated, Commit, Committed, End, Finished, Open, OutboxId, RunDump, Stage,
 };
 use bolthole_broker::state::{FailurePolicy, PINNED, TaskState};
-use bolthole_broker::store::{EventCursor, Store};
+use bolthole_broker::store::EventCursor;
 use bytes::Bytes;
 
 mod draw;
+mod harm;
 mod steps;
 
-pub use draw::Draw;
+use draw::Draw;
+pub use harm::Ground;
+use harm::{Late, Moment};
+
+/// One step of a history: which, and what it draws from. Steps make sense after any others, so that
+/// a history that fails can be shortened by leaving some out.
+pub type Step = (u8, u64);
 
 /// One run in two stores, and what its client knows of its graph.
 #[derive(Debug)]
-pub struct World {
+pub struct World<'a> {
     /// The specification first.
-    stores: [Store; 2],
+    ground: &'a mut Ground,
     run: RunId,
     draw: Draw,
     owner: Incarnation,
@@ -37,6 +44,15 @@ pub struct World {
     staged: BTreeMap<u32, (Vec<(TaskId, u16)>, usize)>,
     segments: u32,
     last: Option<Commit>,
+    late: Late,
+    moments: Vec<Moment>,
+}
+
+/// A history of so many steps, which follows from `seed`.
+pub fn history(seed: u64, steps: usize) -> Vec<Step> {
+    let mut draw = Draw::new(seed);
+    let kind = |draw: &mut Draw| u8::try_from(draw.below(256)).unwrap_or(0);
+    (0..steps).map(|_| (kind(&mut draw), draw.bits())).collect()
 }
 
 fn digest_of(segment: u32) -> [u8; 16] {
@@ -51,9 +67,9 @@ fn index(place: usize) -> u16 {
     u16::try_from(place).unwrap_or(u16::MAX)
 }
 
-impl World {
+impl<'a> World<'a> {
     /// A new run in both stores.
-    pub async fn open(memory: &Store, other: &Store, seed: u64) -> anyhow::Result<Self> {
+    pub async fn open(ground: &'a mut Ground, seed: u64) -> anyhow::Result<Self> {
         let mut draw = Draw::new(seed);
         let policy = if draw.one_in(4) { FailurePolicy::FailFast } else { FailurePolicy::Continue };
         let open = Open {
@@ -66,7 +82,7 @@ impl World {
         };
         let run = clock::new_run_id();
         let world = Self {
-            stores: [memory.clone(), other.clone()],
+            ground,
             run,
             draw,
             owner: clock::new_incarnation(),
@@ -76,39 +92,42 @@ impl World {
             staged: BTreeMap::new(),
             segments: 0,
             last: None,
+            late: Late::default(),
+            moments: Vec::new(),
         };
-        for store in &world.stores {
+        for store in &world.ground.stores {
             store.open(run, &open).await?;
         }
         Ok(world)
     }
 
-    /// Takes `steps` steps; both stores agree after each.
-    pub async fn walk(&mut self, steps: usize) -> anyhow::Result<()> {
+    /// Takes the steps of a history; both stores agree after each.
+    pub async fn walk(&mut self, history: &[Step]) -> anyhow::Result<()> {
         self.stage().await?;
-        for step in 0..steps {
-            let drawn = self.draw.below(114);
-            self.step(drawn).await.with_context(|| format!("step {step}, drawn {drawn}"))?;
-            self.agree().await.with_context(|| format!("after step {step}, drawn {drawn}"))?;
+        for (number, (kind, seed)) in history.iter().enumerate() {
+            self.draw = Draw::new(*seed);
+            self.step(*kind).await.with_context(|| format!("step {number}, of kind {kind}"))?;
+            self.agree().await.with_context(|| format!("after step {number}, of kind {kind}"))?;
         }
         let cursor = EventCursor::default();
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.events(self.run, &cursor, Duration::ZERO).await?;
         let found = second.events(self.run, &cursor, Duration::ZERO).await?;
         ensure!(expected.finished == found.finished, "events differ");
         ensure!(expected.run == found.run, "ends differ");
-        for store in &self.stores {
+        for store in &self.ground.stores {
             store.purge(self.run).await?;
             ensure!(store.dump(self.run).await?.is_none(), "purged");
         }
         Ok(())
     }
 
-    async fn step(&mut self, drawn: usize) -> anyhow::Result<()> {
-        match drawn {
+    async fn step(&mut self, kind: u8) -> anyhow::Result<()> {
+        match kind {
             0..=11 => self.stage().await,
             12..=19 => self.activate().await,
-            20..=59 => self.commit().await,
+            // A restart takes long: not twice as often as the others below.
+            20..=59 | 255 => self.commit().await,
             60..=63 => self.repeat().await,
             64..=71 => self.rearm().await,
             72..=79 => self.unpin().await,
@@ -120,12 +139,19 @@ impl World {
             99 => self.close().await,
             100..=107 => self.revive().await,
             108..=110 => self.unlease().await,
-            _ => self.relocate().await,
+            111..=113 => self.relocate().await,
+            114..=119 => self.stale().await,
+            120..=121 => self.restage().await,
+            122..=125 => self.roll_back(),
+            126 => self.forget_functions(),
+            127 => self.restart(),
+            // Twice as often as once.
+            _ => Box::pin(self.step(kind - 128)).await,
         }
     }
 
     async fn dumps(&self) -> anyhow::Result<(RunDump, RunDump)> {
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.dump(self.run).await?.context("the first store has no such run")?;
         let found = second.dump(self.run).await?.context("the second store has no such run")?;
         Ok((expected, found))
@@ -142,7 +168,7 @@ impl World {
 
     /// Tasks of active segments with their state, by the first store.
     async fn tasks(&self) -> anyhow::Result<Vec<(TaskId, TaskState, u8, Locator)>> {
-        let dump = self.stores[0].dump(self.run).await?.context("no run")?;
+        let dump = self.ground.stores[0].dump(self.run).await?.context("no run")?;
         let mut all = Vec::new();
         for (segment, arena) in dump.segments.iter().filter(|(_, arena)| arena.active) {
             for (place, task) in arena.tasks.iter().enumerate() {
@@ -170,10 +196,11 @@ impl World {
             edges.extend(inputs.iter().map(|input| (*input, index(place))));
             self.inputs.entry(task).or_default().extend(inputs);
         }
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.stage(self.run, &stage).await;
         let found = second.stage(self.run, &stage).await;
         ensure!(format!("{expected:?}") == format!("{found:?}"), "{expected:?} {found:?}");
+        self.late.stage(&stage);
         if expected.is_ok() {
             self.segments += 1;
             self.staged.insert(segment, (edges, 0));
@@ -232,7 +259,7 @@ impl World {
             edges: edges[registered..registered + count].to_vec(),
             last,
         };
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.activate(self.run, &activate).await;
         let found = second.activate(self.run, &activate).await;
         ensure!(format!("{expected:?}") == format!("{found:?}"), "{expected:?} {found:?}");
@@ -268,7 +295,7 @@ impl World {
 
     /// The inputs of a task that is to be finished: the one it waits for when it has forwarded.
     async fn inputs_of(&self, task: TaskId) -> anyhow::Result<Vec<TaskId>> {
-        let status = self.stores[0].inspect(self.run, &[task]).await?;
+        let status = self.ground.stores[0].inspect(self.run, &[task]).await?;
         if let Some(Some(status)) = status.first()
             && status.state.is_forwarded()
             && let Some(record) = &status.record
@@ -372,13 +399,15 @@ impl World {
 
     async fn apply(&mut self, commit: Commit) -> anyhow::Result<()> {
         let forwarded = self.forwarded(&commit).await?;
-        let [first, second] = &self.stores;
+        let replayed = self.is_replayed(commit.outbox).await?;
+        let [first, second] = &self.ground.stores;
         let expected = first.commit(self.run, &commit).await?;
         let found = second.commit(self.run, &commit).await?;
         ensure!(expected == found, "{commit:#?}\n{expected:#?}\n{found:#?}");
-        if matches!(expected, Committed::Written { .. }) && self.last.as_ref() != Some(&commit) {
+        if matches!(expected, Committed::Written { .. }) && !replayed {
             self.note_written(&commit, &forwarded);
         }
+        self.late.commit(&commit);
         self.last = Some(commit);
         Ok(())
     }
@@ -388,7 +417,7 @@ impl World {
         let mut found = Vec::new();
         for one in &commit.finished {
             let task = TaskId::new(commit.segment, one.index);
-            let status = self.stores[0].inspect(self.run, &[task]).await?;
+            let status = self.ground.stores[0].inspect(self.run, &[task]).await?;
             if status
                 .first()
                 .is_some_and(|it| it.as_ref().is_some_and(|it| it.state.is_forwarded()))
@@ -416,16 +445,5 @@ impl World {
                 self.edges.insert((to, task));
             }
         }
-    }
-
-    async fn repeat(&mut self) -> anyhow::Result<()> {
-        let Some(commit) = self.last.clone() else { return Ok(()) };
-        let [first, second] = &self.stores;
-        let expected = first.commit(self.run, &commit).await?;
-        let found = second.commit(self.run, &commit).await?;
-        ensure!(expected == found, "repeated: {expected:?} {found:?}");
-        let written = matches!(expected, Committed::Written { ref freed, .. } if freed.is_empty());
-        ensure!(written || !matches!(expected, Committed::Written { .. }), "written twice");
-        Ok(())
     }
 }

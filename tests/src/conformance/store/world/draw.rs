@@ -2,11 +2,11 @@
 
 /// `SplitMix64`: small, and the same on every machine.
 #[derive(Debug, Clone)]
-pub struct Draw(u64);
+pub(super) struct Draw(u64);
 
 impl Draw {
     /// Draws that follow from `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
 

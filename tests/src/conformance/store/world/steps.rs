@@ -11,7 +11,7 @@ use bolthole_broker::state::TaskState;
 
 use super::{World, digest_of, held_record, index};
 
-impl World {
+impl World<'_> {
     pub(super) async fn rearm(&mut self) -> anyhow::Result<()> {
         let tasks = self.tasks().await?;
         let mut lost = Vec::new();
@@ -23,7 +23,7 @@ impl World {
                 lost.push(Lost { task, locator, inputs, successors });
             }
         }
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.rearm(self.run, &lost).await?;
         let found = second.rearm(self.run, &lost).await?;
         ensure!(expected == found, "{lost:?} {expected:?} {found:?}");
@@ -45,7 +45,7 @@ impl World {
             }
         }
         let resume = self.draw.one_in(2);
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.revive(self.run, &revive).await?;
         ensure!(expected == second.revive(self.run, &revive).await?, "{revive:?} {expected:?}");
         if resume {
@@ -61,7 +61,7 @@ impl World {
         let tasks = self.tasks().await?;
         let some: Vec<TaskId> =
             tasks.iter().map(|(task, ..)| *task).filter(|_| self.draw.one_in(6)).collect();
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.unpin(self.run, &some).await?;
         let found = second.unpin(self.run, &some).await?;
         ensure!(expected == found, "{some:?} {expected:?} {found:?}");
@@ -74,21 +74,23 @@ impl World {
         let pending: Vec<_> =
             tasks.iter().filter(|(_, state, ..)| *state == TaskState::Pending).copied().collect();
         let Some((task, _, generation, _)) = self.draw.pick(&pending) else { return Ok(()) };
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let segment = first.reserve(self.run).await?;
         ensure!(segment == second.reserve(self.run).await?, "reserved numbers");
         let count = 1 + self.draw.below(4);
         let stage = self.draw_segment(segment, count);
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.stage(self.run, &stage).await;
         let found = second.stage(self.run, &stage).await;
         ensure!(format!("{expected:?}") == format!("{found:?}"), "{expected:?} {found:?}");
+        self.late.stage(&stage);
         if self.draw.one_in(6) {
-            for store in &self.stores {
+            for store in &self.ground.stores {
                 store.unstage(self.run, segment).await?;
             }
         }
         let to = TaskId::new(segment, index(self.draw.below(count + usize::from(count == 2))));
+        let to = if self.draw.one_in(12) { TaskId::new(segment - 1, to.index()) } else { to };
         let end = if self.draw.one_in(4) { self.draw_end(&[task]) } else { End::Forwarded { to } };
         let mut commit = self.commit_of(vec![(task, generation, end)]).await?;
         let digest = digest_of(if self.draw.one_in(20) { 0 } else { segment });
@@ -103,11 +105,12 @@ impl World {
             if self.draw.one_in(5) {
                 let nonce = self.draw.bits() % 3;
                 let over = if self.draw.one_in(4) { Some(self.draw.bits() % 3) } else { None };
+                let generation = generation + u8::from(self.draw.one_in(10));
                 requests.push(LeaseRequest { task, generation, nonce, over });
             }
         }
         let holder = self.owner;
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.lease(self.run, holder, WORKER_LEASE, &requests).await?;
         let found = second.lease(self.run, holder, WORKER_LEASE, &requests).await?;
         ensure!(expected.len() == found.len(), "leases: {expected:?} {found:?}");
@@ -126,7 +129,7 @@ impl World {
                 leases.push((task, self.draw.bits() % 3));
             }
         }
-        for store in &self.stores {
+        for store in &self.ground.stores {
             store.unlease(self.run, &leases).await?;
         }
         Ok(())
@@ -151,7 +154,7 @@ impl World {
                 relocations.push(Relocation { task, generation, from, to, record });
             }
         }
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.relocate(self.run, &relocations).await?;
         let found = second.relocate(self.run, &relocations).await?;
         ensure!(expected == found, "{relocations:?} {expected:?} {found:?}");
@@ -170,7 +173,7 @@ impl World {
             // Never due, or long due: nothing depends on which clock is ahead.
             delay_ms: if self.draw.one_in(2) { 600_000 } else { 0 },
         };
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.retry(self.run, &retry).await?;
         let found = second.retry(self.run, &retry).await?;
         let both_due = matches!((expected, found), (Retried::Due { .. }, Retried::Due { .. }));
@@ -180,7 +183,7 @@ impl World {
 
     pub(super) async fn look(&mut self) -> anyhow::Result<()> {
         let tasks: Vec<TaskId> = self.tasks().await?.iter().map(|(task, ..)| *task).collect();
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let segments = first.segments(self.run).await?;
         ensure!(segments == second.segments(self.run).await?, "segments");
         for segment in segments {
@@ -196,12 +199,12 @@ impl World {
     }
 
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
-        let entries = self.stores[0].outbox(self.run).await?;
+        let entries = self.ground.stores[0].outbox(self.run).await?;
         let known: Vec<usize> = (0..entries.len()).collect();
         let Some(place) = self.draw.pick(&known) else { return Ok(()) };
         let (id, ready) = &entries[place];
         let read = if self.draw.one_in(3) { &[] } else { ready.as_slice() };
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let expected = first.settle(self.run, *id, read).await?;
         ensure!(expected == second.settle(self.run, *id, read).await?, "settled");
         Ok(())
@@ -209,7 +212,7 @@ impl World {
 
     pub(super) async fn close(&mut self) -> anyhow::Result<()> {
         let cancel = self.draw.one_in(3);
-        let [first, second] = &self.stores;
+        let [first, second] = &self.ground.stores;
         let (expected, found) = if cancel {
             (first.cancel(self.run, "why").await?, second.cancel(self.run, "why").await?)
         } else {
