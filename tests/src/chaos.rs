@@ -7,6 +7,7 @@
 //! chaos/fault.rs      what may go wrong, and when
 //! chaos/draw.rs       a schedule from a seed
 //! chaos/crew.rs       workers and client as processes, watched and replaced
+//! chaos/place.rs      one of those processes after the other, their files
 //! chaos/network.rs    proxies between the processes and everybody else
 //! chaos/harm.rs       carrying out faults, and undoing them
 //! chaos/play.rs       one schedule from start to verdict
@@ -22,6 +23,7 @@ pub mod fault;
 mod harm;
 pub mod member;
 mod network;
+mod place;
 pub mod play;
 pub mod schedule;
 pub mod shrink;

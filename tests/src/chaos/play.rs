@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::crew::{self, Crew};
+use super::crew::Crew;
 use super::fault::{Fault, Harm, Trigger};
 use super::harm::Undo;
 use super::member::RUN;
 use super::network::Network;
+use super::place;
 use super::schedule::Schedule;
 use super::verdict;
 use crate::check::{Finding, Invariant, check};
@@ -93,7 +94,7 @@ pub async fn play(
 ) -> anyhow::Result<Report> {
     let began = Instant::now();
     let cluster = Cluster::new(program, servers.pair())?;
-    schedule.save(&crew::schedule(cluster.folder()))?;
+    schedule.save(&place::schedule(cluster.folder()))?;
     let expected = verdict::expected(&schedule.dag, cluster.folder()).await?;
     let store = cluster.store().await.context("a store for the player")?;
     let network = Network::of(schedule, servers.pair()).await?;
@@ -210,7 +211,7 @@ impl Play<'_> {
                 self.seen.borrow().as_ref().is_some_and(|seen| seen.status.finished >= tasks)
             }
             Trigger::Said(lines) => {
-                let history = crew::history(self.cluster.folder());
+                let history = place::history(self.cluster.folder());
                 let said = std::fs::read_to_string(history).unwrap_or_default();
                 said.lines().count() as u64 >= lines
             }

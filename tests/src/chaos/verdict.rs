@@ -13,7 +13,7 @@ use bolthole_broker::queue::{Queue, QueueName, Route};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
-use super::crew;
+use super::place;
 use super::play::Play;
 use crate::check::{Answer, Expected, Finding, History, Invariant, Left, Told};
 use crate::dag::{self, Dag};
@@ -71,7 +71,7 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
         policy: play.schedule.policy,
         expected,
         repeats: play.schedule.repeats(),
-        executions: ledger::read(&crew::ledger(&folder))?,
+        executions: ledger::read(&place::ledger(&folder))?,
         told,
         state,
         dump,
@@ -89,7 +89,7 @@ async fn left(play: &mut Play<'_>, queue: &Queue, folder: &Path) -> anyhow::Resu
     let keys = keys(play).await?;
     empty(queue).await?;
     leave(play).await?;
-    let spill = crew::spill(folder);
+    let spill = place::spill(folder);
     // What the dead have left, and what was given back by those who went, is for whoever comes next.
     if messages(queue).await? > 0 || !files(&spill)?.is_empty() {
         play.crew.sweep(&play.cluster).await?;
@@ -175,7 +175,7 @@ fn password(url: &str) -> Option<String> {
 
 /// What clients wrote down.
 fn told(folder: &Path) -> anyhow::Result<Vec<Told>> {
-    let text = fs::read_to_string(crew::history(folder)).unwrap_or_default();
+    let text = fs::read_to_string(place::history(folder)).unwrap_or_default();
     let mut all = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.splitn(6, ' ').collect();
@@ -205,7 +205,7 @@ pub(super) fn keep(
 ) -> anyhow::Result<()> {
     let from = play.cluster.folder();
     fs::create_dir_all(to)?;
-    for path in [crew::schedule(from), crew::history(from)] {
+    for path in [place::schedule(from), place::history(from)] {
         let name = path.file_name().context("a file's name")?;
         if path.exists() {
             fs::copy(&path, to.join(name))?;
@@ -214,7 +214,7 @@ pub(super) fn keep(
     for (name, log) in &history.logs {
         fs::write(to.join(name), log)?;
     }
-    for path in files(&crew::ledger(from))? {
+    for path in files(&place::ledger(from))? {
         let name = Path::new(&path).file_name().context("a file's name")?.to_owned();
         fs::copy(&path, to.join(name))?;
     }
