@@ -14,8 +14,10 @@ use crate::check::{Finding, Invariant};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::servers::Pair;
 
-/// The lease of workers in a play: short, so that the dead are found while one waits for it.
+/// The lease of workers that come to harm: short, so that the dead are found while one waits.
 const LEASE: &str = "1s";
+/// That of workers which are left in peace: a busy machine must not make them look dead.
+const CALM_LEASE: &str = "15s";
 
 /// How soon a process that could not start is started again.
 const RESTART: Duration = Duration::from_millis(200);
@@ -50,11 +52,12 @@ impl Crew {
         for folder in [spill(folder), ledger(folder)] {
             fs::create_dir(&folder)?;
         }
+        let lease = if plan.faults.is_empty() { CALM_LEASE } else { LEASE };
         let mut workers = Vec::with_capacity(plan.workers.len());
         for (place, slots) in plan.workers.iter().enumerate() {
             let mut environment = vec![
                 ("BOLTHOLE_SLOTS".to_owned(), slots.to_string()),
-                ("BOLTHOLE_LEASE".to_owned(), LEASE.to_owned()),
+                ("BOLTHOLE_LEASE".to_owned(), lease.to_owned()),
                 ("BOLTHOLE_SPILL_DIR".to_owned(), text(spill(folder))),
             ];
             environment.extend(network.environment(Some(place), pair));

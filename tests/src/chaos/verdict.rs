@@ -66,11 +66,11 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
     let left = left(play, &queue, &folder).await?;
     queue.delete_all(&[QueueName::default()]).await?;
     queue.close().await;
-    let pair = play.servers.pair();
+    let (pair, logs) = (play.servers.pair(), logs(&folder)?);
     Ok(History {
         policy: play.schedule.policy,
         expected,
-        repeats: play.schedule.repeats(),
+        repeats: play.schedule.repeats() + hiccups(&logs),
         executions: ledger::read(&place::ledger(&folder))?,
         told,
         state,
@@ -80,7 +80,7 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
             .iter()
             .filter_map(|url| password(url))
             .collect(),
-        logs: logs(&folder)?,
+        logs,
     })
 }
 
@@ -166,6 +166,14 @@ fn logs(folder: &Path) -> anyhow::Result<Vec<(String, String)>> {
         }
     }
     Ok(logs)
+}
+
+/// How often a machine that was too busy may have made a body run again: a worker that was late looked
+/// dead, or a run without progress was searched and rung for.
+fn hiccups(logs: &[(String, String)]) -> u64 {
+    let late = ["the worker's record had run out", "rings again for ready tasks"];
+    let lines = logs.iter().flat_map(|(_, log)| log.lines());
+    lines.filter(|line| late.iter().any(|what| line.contains(what))).count() as u64
 }
 
 fn password(url: &str) -> Option<String> {
