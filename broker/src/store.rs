@@ -213,7 +213,8 @@ dispatch! {
     stage(run: RunId, stage: &Stage) -> ();
     /// Registers edges, and with the last slice makes the segment active.
     activate(run: RunId, activate: &Activate) -> Activated;
-    /// A number for a segment that a task submits.
+    /// A number for a segment that a task submits, which none has that the store knows of. Workers
+    /// draw theirs: a store that has lost its last second gives a number twice.
     reserve(run: RunId) -> u32;
     /// Drops a staged segment that will not be activated.
     unstage(run: RunId, segment: u32) -> ();

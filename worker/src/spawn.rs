@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use bolthole_broker::clock;
 use bolthole_broker::error::TaskErrorKind;
-use bolthole_broker::graph::{Captured, plan};
+use bolthole_broker::graph::{Captured, Plan, plan};
 use bolthole_broker::id::{RunId, TaskId};
-use bolthole_broker::run::{SegmentDigest, Stage};
+use bolthole_broker::run::{Refused, SPAWNED_SEGMENTS, SegmentDigest, Stage};
 use bolthole_broker::state::PINNED;
 use bolthole_broker::store::{Error, Store};
 use tokio::runtime::Handle;
@@ -79,29 +80,44 @@ impl Spawner {
         for (digest, bytes) in blobs {
             persist(|| self.store.put_blob(run, digest, bytes.clone())).await?;
         }
-        let number = persist(|| self.store.reserve(run)).await?;
-        let mut cut = plan.cut(number);
-        let segment = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
-        let Some(segment) = segment else {
-            return Err(SpawnError::Graph("there are none".to_owned()));
-        };
-        let more = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
-        if more.is_some() {
-            let reason = "they are more than fit into one segment; submit fewer from one task";
-            return Err(SpawnError::Graph(reason.to_owned()));
+        loop {
+            // Drawn, not counted: a store that has lost its last second would hand out a number
+            // twice, for two contents, and what workers know of the first would pass for the second.
+            let number = SPAWNED_SEGMENTS | u32::from_be_bytes(clock::random_bytes());
+            let (stage, output) = staged(&plan, number)?;
+            match persist(|| self.store.stage(run, &stage)).await {
+                Err(SpawnError::Store(Error::Refused(Refused::Conflict))) => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    return Ok(((stage.segment, stage.digest), output.filter(|_| forwards)));
+                }
+            }
         }
-        let output = plan.outputs.first().and_then(|place| cut.id(*place)).filter(|_| forwards);
-        let stage = Stage {
-            segment: segment.number,
-            digest: segment.digest,
-            pending: segment.pending,
-            // Nobody has a handle of them.
-            consumers: segment.consumers.iter().map(|count| count & !PINNED).collect(),
-            chunks: segment.chunks,
-        };
-        persist(|| self.store.stage(run, &stage)).await?;
-        Ok(((stage.segment, stage.digest), output))
     }
+}
+
+/// The tasks as a segment of this number, and the first output.
+fn staged(plan: &Plan, number: u32) -> Result<(Stage, Option<TaskId>), SpawnError> {
+    let mut cut = plan.cut(number);
+    let segment = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
+    let Some(segment) = segment else {
+        return Err(SpawnError::Graph("there are none".to_owned()));
+    };
+    let more = cut.next_segment().map_err(|error| SpawnError::Graph(error.to_string()))?;
+    if more.is_some() {
+        let reason = "they are more than fit into one segment; submit fewer from one task";
+        return Err(SpawnError::Graph(reason.to_owned()));
+    }
+    let output = plan.outputs.first().and_then(|place| cut.id(*place));
+    let stage = Stage {
+        segment: segment.number,
+        digest: segment.digest,
+        pending: segment.pending,
+        // Nobody has a handle of them.
+        consumers: segment.consumers.iter().map(|count| count & !PINNED).collect(),
+        chunks: segment.chunks,
+    };
+    Ok((stage, output))
 }
 
 /// Asks the store until it answers: that it is away or full is no fault of the task's, whose body has
