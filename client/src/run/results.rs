@@ -87,12 +87,17 @@ impl RunInner {
             self.look(tasks, &mut open, results).await;
         }
         // A run that is done is reopened when a lost result of it is to be computed again.
-        if !open.is_empty() && matches!(over, Some(Over::Ended(_))) {
-            if self.status().await.is_ok_and(|status| status.state.is_running()) {
+        while !open.is_empty() && matches!(over, Some(Over::Ended(_))) {
+            let Ok(status) = self.status().await else { break };
+            if status.state.is_running() {
                 self.watch.resume(&self.core.runtime);
                 return;
             }
             self.look(tasks, &mut open, results).await;
+            // Where every task has ended, one that was pending has ended since, or was lost again.
+            if status.finished < status.tasks {
+                break;
+            }
         }
         if over.is_some() {
             for place in open {

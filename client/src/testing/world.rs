@@ -175,6 +175,8 @@ impl World {
             Action::Restore(snapshot) => {
                 self.weather.step(format_args!("the store is back at an earlier time"));
                 self.store.restore(*snapshot);
+                // What was taken since belongs to a past that has not been.
+                self.agenda.retain(|_, action| !matches!(action, Action::Restore(_)));
             }
         }
         Ok(())
