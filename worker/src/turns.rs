@@ -97,8 +97,8 @@ impl Turns {
     }
 
     /// Whether a worker has lately gone without a farewell: then messages that come again may be of
-    /// what it died of. Answers of what is true when it is asked or later; who asks meanwhile shares
-    /// the answer of the next one.
+    /// what it died of. Answers of what is true when it is asked or later; who asks meanwhile
+    /// shares the answer of the next one.
     pub(crate) async fn has_anyone_died(&self) -> Result<bool, Error> {
         let asked = Instant::now();
         let mut last = self.deaths.lock().await;

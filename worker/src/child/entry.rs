@@ -44,8 +44,8 @@ pub fn is_possible() -> bool {
     POSSIBLE.load(Ordering::Relaxed)
 }
 
-/// Whether this process was started as a child and does not serve yet: it must come to [`serve`] and
-/// do nothing else before.
+/// Whether this process was started as a child and does not serve yet: it must come to [`serve`]
+/// and do nothing else before.
 pub fn asked() -> bool {
     !SERVING.load(Ordering::Relaxed)
         && variable(SOCKET).is_some_and(|socket| Some(socket) == stdin())
