@@ -85,6 +85,33 @@ async fn a_run_that_is_just_being_opened_is_not_overdue() {
     assert_eq!(server.cli(["EXISTS", "ns:bh:runs"]).unwrap(), "0");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_of_a_later_build_stay_and_those_of_an_earlier_one_do_not() {
+    let server = start(&[]);
+    let store = connect(&server, "").await;
+    let text = || {
+        let list = server.ask(&[b"FUNCTION", b"LIST", b"WITHCODE"]).unwrap();
+        let code = list.leaves().find(|text| text.starts_with(b"#!lua")).unwrap().to_vec();
+        String::from_utf8(code).unwrap()
+    };
+    let ours = text();
+    let (head, rest) = ours.split_once("-- revision ").unwrap();
+    let (_, rest) = rest.split_once('\n').unwrap();
+    let of = |revision: u32| format!("{head}-- revision {revision}\n{rest}");
+    let load = |code: &str| {
+        server.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", code.as_bytes()]).unwrap();
+    };
+    load(&of(u32::MAX));
+    let later = connect(&server, "").await;
+    assert_eq!(text(), of(u32::MAX), "two builds would replace each other's for ever");
+    let sample = Sample::chain(&later, 2).await.unwrap();
+    written(&store.commit(sample.run, &sample.finish(&[0])).await.unwrap());
+    load(&of(0));
+    connect(&server, "").await;
+    assert_eq!(text(), ours);
+    written(&store.commit(sample.run, &sample.finish(&[1])).await.unwrap());
+}
+
 /// All keys of a server but `besides`, with their contents.
 fn contents(server: &RedisServer, besides: &str) -> Vec<(String, String)> {
     let keys = server.cli(["KEYS", "*"]).unwrap();

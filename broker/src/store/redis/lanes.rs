@@ -277,10 +277,12 @@ impl Lanes {
         self.ask_by(&0, &list, deadline).await
     }
 
-    /// Loads the library unless the server has this very text.
+    /// Loads the library unless the server has this very text, or that of a later build: two builds
+    /// that replaced each other's would do so for as long as both run.
     pub(super) async fn ensure_library(&self, deadline: Instant) -> Result<(), Error> {
         let found = self.library(deadline).await?;
-        if !holds(&found, library::CODE.as_bytes()) {
+        let ours = library::CODE.as_bytes();
+        if !holds(&found, ours) && revision(&found) <= library::revision(ours) {
             let mut load = redis::cmd("FUNCTION");
             load.arg("LOAD").arg("REPLACE").arg(library::CODE);
             self.ask_by(&0, &load, deadline).await?;
@@ -358,4 +360,14 @@ pub(super) fn holds(value: &Value, text: &[u8]) -> bool {
 }
 
 /// Shared by all clones of a store.
+/// The revision of the library in a list of libraries.
+fn revision(value: &Value) -> u32 {
+    match value {
+        Value::BulkString(bytes) => library::revision(bytes),
+        Value::Array(values) => values.iter().map(revision).max().unwrap_or(0),
+        Value::Map(pairs) => pairs.iter().map(|(_, value)| revision(value)).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 pub(super) type Shared = Arc<Lanes>;

@@ -1,8 +1,12 @@
 //! The functions that run inside the server, as one library.
 
-/// The library's text: the prelude, then a file for each group of functions.
+/// The library's text: the prelude, then a file for each group of functions. Its revision goes up
+/// with each release that changes it. Of two builds which share a server, the one with the higher
+/// revision loads its functions and the other uses them; of equal ones, who connects last. Within a
+/// version of the protocol functions are added and mended, but none is removed, and none changes what
+/// it takes and answers.
 pub(super) const CODE: &str = concat!(
-    "#!lua name=bh_v1\n",
+    "#!lua name=bh_v1\n-- revision 1\n",
     include_str!("functions/prelude.lua"),
     include_str!("functions/open.lua"),
     include_str!("functions/stage.lua"),
@@ -22,6 +26,13 @@ pub(super) const CODE: &str = concat!(
 
 /// Its name in the server.
 pub(super) const NAME: &str = "bh_v1";
+
+/// The revision of a library's text; 0 for one that has none.
+pub(super) fn revision(code: &[u8]) -> u32 {
+    let line = code.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
+    let number = line.strip_prefix(b"-- revision ").unwrap_or_default();
+    std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
 
 /// A function of the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +92,14 @@ functions! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_has_a_revision() {
+        assert!(revision(CODE.as_bytes()) > 0);
+        assert_eq!(revision(b"#!lua name=bh_v1\n-- revision 12\nlocal a"), 12);
+        assert_eq!(revision(b"#!lua name=bh_v1\nlocal a"), 0);
+        assert_eq!(revision(b""), 0);
+    }
 
     #[test]
     fn every_function_is_defined_with_the_flags_it_is_called_with() {

@@ -45,7 +45,8 @@ pub enum Functions {
     Ours,
     /// None.
     Missing,
-    /// Those of another build. The next process that connects replaces them by its own.
+    /// Those of another build. The next process that connects replaces them by its own, unless they
+    /// are of a later revision: then it uses them.
     Others,
 }
 

@@ -101,7 +101,7 @@ async fn functions(report: &mut Report, redis: &Redis) {
         Ok(Functions::Others) => report.doubtful(
             name,
             "those of another build are loaded",
-            "build clients and workers from the same source; who connects next loads its own",
+            "build clients and workers from the same source; the later revision is loaded and used",
         ),
         Err(error) => report.bad(name, &error.to_string(), todo),
     }
