@@ -162,22 +162,25 @@ impl World<'_> {
     }
 
     pub(super) async fn retry(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
-        let Some((task, _, generation, _)) = self.draw.pick(&tasks) else { return Ok(()) };
-        let retry = Retry {
-            task,
-            generation,
-            setback: [Setback::Failed, Setback::Stuck, Setback::Crashed][self.draw.below(3)],
-            attempt: 1 + u32::try_from(self.draw.below(3))?,
-            lease: if self.draw.one_in(2) { Some(self.draw.bits() % 3) } else { None },
-            // Never due, or long due: nothing depends on which clock is ahead.
-            delay_ms: if self.draw.one_in(2) { 600_000 } else { 0 },
-        };
-        let [first, second] = &self.ground.stores;
-        let expected = first.retry(self.run, &retry).await?;
-        let found = second.retry(self.run, &retry).await?;
-        let both_due = matches!((expected, found), (Retried::Due { .. }, Retried::Due { .. }));
-        ensure!(both_due || expected == found, "{retry:?} {expected:?} {found:?}");
+        for (task, _, generation, _) in self.tasks().await? {
+            if !self.draw.one_in(3) {
+                continue;
+            }
+            let retry = Retry {
+                task,
+                generation,
+                setback: [Setback::Failed, Setback::Stuck, Setback::Crashed][self.draw.below(3)],
+                attempt: 1 + u32::try_from(self.draw.below(4) / 2)?,
+                lease: if self.draw.one_in(4) { None } else { Some(self.draw.bits() % 3) },
+                // Never due, or long due: nothing depends on which clock is ahead.
+                delay_ms: if self.draw.one_in(3) { 600_000 } else { 0 },
+            };
+            let [first, second] = &self.ground.stores;
+            let expected = first.retry(self.run, &retry).await?;
+            let found = second.retry(self.run, &retry).await?;
+            let both_due = matches!((expected, found), (Retried::Due { .. }, Retried::Due { .. }));
+            ensure!(both_due || expected == found, "{retry:?} {expected:?} {found:?}");
+        }
         Ok(())
     }
 
