@@ -5,10 +5,12 @@
 //! makes the change, so an entry and its change cannot part: what a store has lost is in neither.
 //! [`check`] proves what can be said without knowing the graphs.
 
+use bytes::Bytes;
+
 use crate::id::{Incarnation, RunId, TaskId};
 use crate::run::{
-    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, OutboxId,
-    Rearmed, Relocation, Retried, Retry, Revive, Revived,
+    Activate, Activated, Commit, Committed, End, FreedResult, LeaseRequest, Leased, Lost, OutboxId,
+    Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived,
 };
 use crate::state::RunState;
 
@@ -55,6 +57,8 @@ pub enum Call {
         /// An answer to each.
         answers: Vec<Leased>,
     },
+    /// The leases of this holder end; what was ready of its tasks.
+    Evict(Incarnation, Vec<Ready>),
     /// Leases of these nonces end.
     Unlease(Vec<(TaskId, u64)>),
     /// An attempt has failed, and another is to follow.
@@ -67,6 +71,35 @@ pub enum Call {
     Settle(OutboxId),
     /// A call that the store refused, by its name.
     Refused(String),
-    /// Any other call, by its name: `open`, `stage`, `purge`.
+    /// Any other call, by its name, whatever the answer: `open`, `stage`, `purge`.
     Other(String),
+}
+
+impl Call {
+    pub(crate) fn activate(asked: &Activate, answer: &Result<Activated, Refused>) -> Self {
+        match answer {
+            Ok(answer) => Self::Activate(asked.clone(), answer.clone()),
+            Err(_) => Self::Refused("activate".to_owned()),
+        }
+    }
+
+    pub(crate) fn commit(asked: &Commit, answer: &Committed) -> Self {
+        let mut asked = asked.clone();
+        for finished in &mut asked.finished {
+            // The store is told of leases only where they decide.
+            if matches!(finished.end, End::Done { keep: false, .. } | End::Skipped { .. }) {
+                finished.lease = None;
+            }
+            match &mut finished.end {
+                End::Done { record: bytes, .. } | End::Failed { error: bytes } => bytes.clear(),
+                End::Skipped { .. } | End::Forwarded { .. } => {}
+            }
+        }
+        Self::Commit(asked, answer.clone())
+    }
+
+    pub(crate) fn relocate(asked: &[Relocation], answers: &[bool]) -> Self {
+        let bare = |one: &Relocation| Relocation { record: Bytes::new(), ..one.clone() };
+        Self::Relocate(asked.iter().map(bare).collect(), answers.to_vec())
+    }
 }

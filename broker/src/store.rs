@@ -198,6 +198,25 @@ macro_rules! dispatch {
     };
 }
 
+#[cfg(feature = "failpoints")]
+impl Store {
+    /// From now on every change of a run is written down.
+    pub async fn start_audit(&self) -> Result<(), Error> {
+        match self {
+            Self::Memory(store) => store.start_audit().await,
+            Self::Redis(store) => store.start_audit().await,
+        }
+    }
+
+    /// Every change that was written down so far, in the order in which they were made.
+    pub async fn audit(&self) -> Result<Vec<crate::audit::Entry>, Error> {
+        match self {
+            Self::Memory(store) => store.audit().await,
+            Self::Redis(store) => store.audit().await,
+        }
+    }
+}
+
 dispatch! {
     /// The life of the store's data.
     epoch() -> Epoch;

@@ -1,6 +1,5 @@
 //! The store in this process: the specification behind a lock.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,9 +10,10 @@ use tokio::time::Instant;
 
 use super::{Epoch, Error, EventCursor, Events, WorkerRecord};
 use crate::args::BlobDigest;
+#[cfg(feature = "failpoints")]
+use crate::audit::Call;
 use crate::clock;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
-use crate::limits;
 use crate::line::Line;
 use crate::locator::Locator;
 use crate::run::spec::Run;
@@ -23,6 +23,21 @@ use crate::run::{
     RunDump, RunStatus, Stage, Tally, TaskStatus,
 };
 use crate::state::RunState;
+
+#[cfg(feature = "failpoints")]
+mod audit;
+mod workers;
+
+/// Changes a run; in builds for tests, what was asked and answered is written down.
+macro_rules! change {
+    ($store:expr, $run:expr, $act:expr, $call:expr) => {{
+        #[cfg(feature = "failpoints")]
+        let reply = $store.change_audited($run, $act, $call);
+        #[cfg(not(feature = "failpoints"))]
+        let reply = $store.change($run, $act);
+        reply
+    }};
+}
 
 /// Runs, workers and locks of one process. Clones share them.
 #[derive(Debug, Clone)]
@@ -55,6 +70,9 @@ struct State {
     blobs: HashMap<(RunId, BlobDigest), Bytes>,
     workers: BTreeMap<WorkerIndex, (WorkerRecord, u64)>,
     locks: HashMap<RunId, (Incarnation, u64)>,
+    /// While there is to be one.
+    #[cfg(feature = "failpoints")]
+    audit: Option<Vec<crate::audit::Entry>>,
 }
 
 impl Default for Memory {
@@ -174,7 +192,10 @@ impl Memory {
         run: RunId,
         activate: &Activate,
     ) -> Result<Activated, Error> {
-        Ok(self.change(run, |run, _| run.activate(activate)).unwrap_or(Err(Refused::Unknown))?)
+        let reply = change!(self, run, |run, _| run.activate(activate), |reply| Call::activate(
+            activate, reply
+        ));
+        Ok(reply.unwrap_or(Err(Refused::Unknown))?)
     }
 
     pub(super) async fn reserve(&self, run: RunId) -> Result<u32, Error> {
@@ -187,27 +208,31 @@ impl Memory {
     }
 
     pub(super) async fn commit(&self, run: RunId, commit: &Commit) -> Result<Committed, Error> {
-        let reply = self.change(run, |run, now_ms| run.commit(commit, now_ms));
+        let act = |run: &mut Run, now_ms| run.commit(commit, now_ms);
+        let reply = change!(self, run, act, |reply| Call::commit(commit, reply));
         Ok(reply.unwrap_or(Committed::NotRunning(None)))
     }
 
     pub(super) async fn retry(&self, run: RunId, retry: &Retry) -> Result<Retried, Error> {
-        let reply = self.change(run, |run, now_ms| run.retry(retry, now_ms));
+        let act = |run: &mut Run, now_ms| run.retry(retry, now_ms);
+        let reply = change!(self, run, act, |reply| Call::Retry(retry.clone(), *reply));
         Ok(reply.unwrap_or(Retried::Stale))
     }
 
     pub(super) async fn rearm(&self, run: RunId, lost: &[Lost]) -> Result<Vec<Rearmed>, Error> {
-        let reply = self.change(run, |run, _| lost.iter().map(|lost| run.rearm(lost)).collect());
+        let act = |run: &mut Run, _| lost.iter().map(|lost| run.rearm(lost)).collect::<Vec<_>>();
+        let reply = change!(self, run, act, |reply| Call::Rearm(lost.to_vec(), reply.clone()));
         Ok(reply.unwrap_or_else(|| vec![Rearmed::NotNeeded; lost.len()]))
     }
 
     pub(super) async fn revive(&self, run: RunId, tasks: &[Revive]) -> Result<Vec<Revived>, Error> {
-        let reply = self.change(run, |run, _| tasks.iter().map(|one| run.revive(one)).collect());
+        let act = |run: &mut Run, _| tasks.iter().map(|one| run.revive(one)).collect::<Vec<_>>();
+        let reply = change!(self, run, act, |reply| Call::Revive(tasks.to_vec(), reply.clone()));
         Ok(reply.unwrap_or_else(|| vec![Revived::NotEnded; tasks.len()]))
     }
 
     pub(super) async fn resume(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        Ok(self.change(run, Run::resume))
+        Ok(change!(self, run, Run::resume, |state| Call::Steer(*state)))
     }
 
     pub(super) async fn mend(&self, run: RunId, tasks: &[Mend]) -> Result<Vec<bool>, Error> {
@@ -233,18 +258,27 @@ impl Memory {
         requests: &[LeaseRequest],
     ) -> Result<Vec<Leased>, Error> {
         let hold_ms = millis(hold);
-        let reply = self.change(run, |run, now_ms| {
-            requests.iter().map(|request| run.lease(request, holder, now_ms, hold_ms)).collect()
+        let act = |run: &mut Run, now_ms| {
+            requests
+                .iter()
+                .map(|request| run.lease(request, holder, now_ms, hold_ms))
+                .collect::<Vec<_>>()
+        };
+        let reply = change!(self, run, act, |reply| Call::Lease {
+            holder,
+            requests: requests.to_vec(),
+            answers: reply.clone()
         });
         Ok(reply.unwrap_or_else(|| vec![Leased::Over; requests.len()]))
     }
 
     pub(super) async fn unlease(&self, run: RunId, leases: &[(TaskId, u64)]) -> Result<(), Error> {
-        self.change(run, |run, _| {
+        let act = |run: &mut Run, _| {
             for (task, nonce) in leases {
                 run.unlease(*task, *nonce);
             }
-        });
+        };
+        change!(self, run, act, |()| Call::Unlease(leases.to_vec()));
         Ok(())
     }
 
@@ -253,13 +287,16 @@ impl Memory {
         run: RunId,
         relocations: &[Relocation],
     ) -> Result<Vec<bool>, Error> {
-        let reply =
-            self.change(run, |run, _| relocations.iter().map(|one| run.relocate(one)).collect());
+        let act =
+            |run: &mut Run, _| relocations.iter().map(|one| run.relocate(one)).collect::<Vec<_>>();
+        let reply = change!(self, run, act, |reply| Call::relocate(relocations, reply));
         Ok(reply.unwrap_or_else(|| vec![false; relocations.len()]))
     }
 
     pub(super) async fn evict(&self, run: RunId, holder: Incarnation) -> Result<Vec<Ready>, Error> {
-        Ok(self.change(run, |run, _| run.evict(holder)).unwrap_or_default())
+        let act = |run: &mut Run, _| run.evict(holder);
+        let reply = change!(self, run, act, |ready| Call::Evict(holder, ready.clone()));
+        Ok(reply.unwrap_or_default())
     }
 
     pub(super) async fn inspect(
@@ -309,15 +346,18 @@ impl Memory {
         run: RunId,
         tasks: &[TaskId],
     ) -> Result<Vec<FreedResult>, Error> {
-        Ok(self.change(run, |run, _| run.unpin(tasks)).unwrap_or_default())
+        let act = |run: &mut Run, _| run.unpin(tasks);
+        let reply = change!(self, run, act, |freed| Call::Unpin(tasks.to_vec(), freed.clone()));
+        Ok(reply.unwrap_or_default())
     }
 
     pub(super) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        Ok(self.change(run, Run::close))
+        Ok(change!(self, run, Run::close, |state| Call::Steer(*state)))
     }
 
     pub(super) async fn cancel(&self, run: RunId, reason: &str) -> Result<Option<RunState>, Error> {
-        Ok(self.change(run, |run, now_ms| run.cancel(reason, now_ms)))
+        let act = |run: &mut Run, now_ms| run.cancel(reason, now_ms);
+        Ok(change!(self, run, act, |state| Call::Steer(*state)))
     }
 
     pub(super) async fn keep_alive(&self, run: RunId) -> Result<Option<RunState>, Error> {
@@ -354,7 +394,8 @@ impl Memory {
         id: OutboxId,
         read: &[Ready],
     ) -> Result<bool, Error> {
-        Ok(self.change(run, |run, _| run.settle(id, read)).unwrap_or(false))
+        let act = |run: &mut Run, _| run.settle(id, read);
+        Ok(change!(self, run, act, |_| Call::Settle(id)).unwrap_or(false))
     }
 
     pub(super) async fn events(
@@ -416,72 +457,6 @@ impl Memory {
         digest: BlobDigest,
     ) -> Result<Option<Bytes>, Error> {
         Ok(self.state().blobs.get(&(run, digest)).cloned())
-    }
-
-    pub(super) async fn join(
-        &self,
-        record: &WorkerRecord,
-        hold: Duration,
-    ) -> Result<WorkerIndex, Error> {
-        let until = self.now_ms() + millis(hold);
-        let mut state = self.state();
-        loop {
-            let [_, low @ ..] = clock::random_bytes::<4>();
-            let index = WorkerIndex::new(u32::from_be_bytes([0, low[0], low[1], low[2]]));
-            if let Entry::Vacant(free) = state.workers.entry(index) {
-                free.insert((record.clone(), until));
-                return Ok(index);
-            }
-        }
-    }
-
-    pub(super) async fn beat(
-        &self,
-        index: WorkerIndex,
-        record: &WorkerRecord,
-        hold: Duration,
-    ) -> Result<bool, Error> {
-        let now_ms = self.now_ms();
-        let renewed = (record.clone(), now_ms + millis(hold));
-        let before = self.state().workers.insert(index, renewed);
-        Ok(before.is_some_and(|(_, until)| until > now_ms))
-    }
-
-    pub(super) async fn leave(&self, index: WorkerIndex) -> Result<(), Error> {
-        self.state().workers.remove(&index);
-        Ok(())
-    }
-
-    pub(super) async fn worker(&self, index: WorkerIndex) -> Result<Option<WorkerRecord>, Error> {
-        let now_ms = self.now_ms();
-        let state = self.state();
-        let living = state.workers.get(&index).filter(|(_, until)| *until > now_ms);
-        Ok(living.map(|(record, _)| record.clone()))
-    }
-
-    pub(super) async fn workers(&self) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
-        let now_ms = self.now_ms();
-        let state = self.state();
-        let living = state.workers.iter().filter(|(_, (_, until))| *until > now_ms);
-        Ok(living.map(|(index, (record, _))| (*index, record.clone())).collect())
-    }
-
-    pub(super) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {
-        let now_ms = self.now_ms();
-        let mut state = self.state();
-        if let Some((_, until)) = state.workers.get_mut(&index) {
-            *until = now_ms.min(*until);
-        }
-        Ok(())
-    }
-
-    pub(super) async fn deaths(&self) -> Result<Vec<WorkerIndex>, Error> {
-        let now_ms = self.now_ms();
-        let since = now_ms.saturating_sub(millis(limits::DEATH_MEMORY));
-        let state = self.state();
-        let all = state.workers.iter();
-        let dead = all.filter(|(_, (_, until))| *until <= now_ms && *until > since);
-        Ok(dead.map(|(index, _)| *index).collect())
     }
 
     pub(super) async fn lock(

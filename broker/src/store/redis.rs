@@ -6,6 +6,7 @@
 //! - `lanes`: connections, deadlines, repeating.
 //! - `connect`, `survey`: what a server must be like, and what one is like.
 //! - `runs`, `tasks`, `events`, `workers`: the operations.
+//! - `audit`: every change, for tests.
 //! - `dump`, `keyspace`: all of a run, all of a namespace, for tools.
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use redis::{Cmd, Value};
 use super::Error;
 use crate::id::RunId;
 
+#[cfg(feature = "failpoints")]
+mod audit;
 mod connect;
 mod decode;
 mod dump;

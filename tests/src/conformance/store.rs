@@ -1,8 +1,9 @@
 //! What every store does, whatever it is made of.
 //!
 //! - [`runs`], [`tasks`]: one property a function, on `sample` runs.
-//! - [`world`]: random histories in two stores at once.
+//! - [`world`]: random histories in two stores at once; [`audit`]: what both write down of them.
 
+pub mod audit;
 pub mod mend;
 pub mod planted;
 pub mod reopened;

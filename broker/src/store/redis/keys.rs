@@ -49,6 +49,12 @@ impl Keys {
         format!("{}bh:runs", self.prefix)
     }
 
+    /// The audit: a stream, there while every change is to be written down.
+    #[cfg(feature = "failpoints")]
+    pub(super) fn audit(&self) -> String {
+        format!("{}bh:audit", self.prefix)
+    }
+
     /// A run's name.
     pub(super) fn name(&self, name: &str) -> String {
         format!("{}bh:n:{name}", self.prefix)

@@ -1,5 +1,19 @@
 //! The functions that run inside the server, as one library.
 
+/// What writes the audit: only in builds for tests.
+#[cfg(feature = "failpoints")]
+macro_rules! audit {
+    () => {
+        include_str!("functions/audit.lua")
+    };
+}
+#[cfg(not(feature = "failpoints"))]
+macro_rules! audit {
+    () => {
+        ""
+    };
+}
+
 /// The library's text: the prelude, then a file for each group of functions. Its revision goes up
 /// with each release that changes it. Of two builds which share a server, the one with the higher
 /// revision loads its functions and the other uses them; of equal ones, who connects last. Within a
@@ -8,6 +22,7 @@
 pub(super) const CODE: &str = concat!(
     "#!lua name=bh_v1\n-- revision 1\n",
     include_str!("functions/prelude.lua"),
+    audit!(),
     include_str!("functions/open.lua"),
     include_str!("functions/stage.lua"),
     include_str!("functions/activate.lua"),
