@@ -33,7 +33,7 @@ impl Durable {
     /// # Errors
     /// When the store does not answer.
     pub async fn read(&self, key: ResultKey, record: &HeldRecord) -> Result<Option<Bytes>, Error> {
-        if let Some(bytes) = self.from_worker(key, record).await? {
+        if let Some(bytes) = self.at_second_holder(key, record).await? {
             return Ok(Some(bytes));
         }
         if let Some(folder) = self.folder.as_ref().filter(|_| record.copies.folder) {
@@ -49,7 +49,7 @@ impl Durable {
         Ok(bytes.filter(|bytes| is_whole(bytes, record)))
     }
 
-    async fn from_worker(
+    async fn at_second_holder(
         &self,
         key: ResultKey,
         record: &HeldRecord,

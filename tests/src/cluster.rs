@@ -134,7 +134,18 @@ impl Cluster {
     /// # Errors
     /// When a server does not answer.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let builder = Client::builder(&self.amqp_url, &self.redis_url);
+        self.client_with(None).await
+    }
+
+    /// The same with a result folder.
+    ///
+    /// # Errors
+    /// When a server does not answer, or the folder cannot be used.
+    pub async fn client_with(&self, durable: Option<&str>) -> anyhow::Result<Client> {
+        let mut builder = Client::builder(&self.amqp_url, &self.redis_url);
+        if let Some(url) = durable {
+            builder = builder.durable(url);
+        }
         Ok(builder.namespace(&self.namespace).connect().await?)
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use bolthole::{Client, ErrorKind};
+use bolthole_broker::id::TaskId;
+use bolthole_broker::locator::HeldRecord;
 use bolthole_broker::store::Store;
 use bolthole_tests::cluster::{Cluster, Member, PATIENCE, underway, until};
 use bolthole_tests::servers;
@@ -176,4 +178,44 @@ async fn outputs_outlive_the_last_worker() -> Result<()> {
     let value = timeout(PATIENCE, large.result()).await??;
     ensure!(value == workload::bytes_of(10_000_000, 9), "it came back different");
     Ok(())
+}
+
+/// Computes one large output on a worker that is killed once its record names a copy; a
+/// client must read it all the same, without its being made again.
+async fn read_after_a_kill(durable: Option<&str>, peer: bool) -> Result<()> {
+    let cluster = Cluster::new(PROGRAM, servers::shared())?;
+    let folder = cluster.folder().join("results");
+    fs::create_dir(&folder)?;
+    let url = format!("file://{}", folder.display());
+    let environment = durable.map(|name| (name, url.as_str()));
+    let client = cluster.client_with(durable.map(|_| url.as_str())).await?;
+    let maker = cluster.worker_with("maker", environment.as_slice()).await?;
+    let store = cluster.store().await?;
+    let file = journal(&cluster);
+    let run = client.run("run").header(JOURNAL, file.to_string_lossy());
+    let made = run.submit(workload::make::delayed(LARGE, 5)).await?;
+    timeout(PATIENCE, made.in_run().wait()).await??;
+    let _peer = if peer { Some(cluster.worker("peer").await?) } else { None };
+    let (run, task) = (made.in_run().id(), TaskId::new(0, 0));
+    until("the output has a copy", async || {
+        let status = store.inspect(run, &[task]).await?.remove(0);
+        let record = status.and_then(|status| status.record).unwrap_or_default();
+        let copies = HeldRecord::from_bytes(&record)?.copies;
+        Ok((copies.worker.is_some() == peer && copies.folder != peer).then_some(()))
+    })
+    .await?;
+    maker.kill();
+    let value = timeout(PATIENCE, made.result()).await??;
+    ensure!(value == workload::bytes_of(LARGE, 5), "it came back different");
+    assert_started_once(&file, 1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_output_has_a_second_holder() -> Result<()> {
+    read_after_a_kill(None, true).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_output_in_the_result_folder_needs_no_worker() -> Result<()> {
+    read_after_a_kill(Some("BOLTHOLE_DURABLE"), false).await
 }

@@ -257,6 +257,29 @@ impl Held {
         }
     }
 
+    /// Whether this result is here.
+    pub(crate) fn holds(&self, key: &ResultKey) -> bool {
+        self.inner.table().is_confirmed(key).is_some()
+    }
+
+    /// The results that were confirmed since they were last asked for here.
+    pub(crate) fn take_confirmed(&self) -> Vec<ResultKey> {
+        self.inner.table().take_confirmed()
+    }
+
+    /// As [`Self::take_confirmed`], once there is one.
+    pub(crate) async fn confirmed_lately(&self) -> Vec<ResultKey> {
+        loop {
+            let mut changed = std::pin::pin!(self.inner.changed.notified());
+            changed.as_mut().enable();
+            let confirmed = self.take_confirmed();
+            if !confirmed.is_empty() {
+                return confirmed;
+            }
+            changed.await;
+        }
+    }
+
     /// Drops a result; `false` when it was not held.
     pub fn drop_key(&self, key: &ResultKey) -> bool {
         self.change(|table| table.remove(key))

@@ -4,23 +4,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bolthole_broker::handoff::{Digest, Fetcher, Peer, Pushed};
-use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
+use bolthole_broker::id::{ResultKey, RunId, TaskId};
 use bolthole_broker::limits;
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{Relocation, TaskStatus};
 use bolthole_broker::state::{KEPT, PINNED, TaskState};
-use bolthole_broker::store::{Error, Store};
-use bytes::Bytes;
+use bolthole_broker::store::Error;
 use futures_util::StreamExt;
 use futures_util::stream::iter;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::hold::Held;
+use crate::copies::{Copier, Peers};
 
 /// How long until results are looked for again that were committed meanwhile.
 const ROUND: Duration = Duration::from_millis(200);
@@ -30,10 +28,7 @@ const AT_ONCE: usize = 4;
 /// Hands results on.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    store: Store,
-    held: Held,
-    fetcher: Fetcher,
-    me: WorkerIndex,
+    copier: Arc<Copier>,
     totals: Totals,
     /// What is here alone, with its bytes, as far as is known.
     sole: Mutex<BTreeMap<ResultKey, u64>>,
@@ -61,12 +56,9 @@ impl Sole {
     }
 }
 
-/// The workers that may take results over.
-type Peers = Vec<(WorkerIndex, Peer)>;
-
 impl Leaving {
-    pub(crate) fn new(store: Store, held: Held, fetcher: Fetcher, me: WorkerIndex) -> Self {
-        Self { store, held, fetcher, me, totals: Totals::default(), sole: Mutex::default() }
+    pub(crate) fn new(copier: Arc<Copier>) -> Self {
+        Self { copier, totals: Totals::default(), sole: Mutex::default() }
     }
 
     /// Hands results on, and those that are committed meanwhile, until none comes any more
@@ -78,7 +70,7 @@ impl Leaving {
                 Ok(Ok(())) if last => break,
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "results cannot be handed on; trying again")
+                    tracing::warn!(%error, "results cannot be handed on; trying again");
                 }
                 Err(_) => break,
             }
@@ -121,13 +113,7 @@ impl Leaving {
         if found.is_empty() {
             return Ok(());
         }
-        let workers = self.store.workers().await?.into_iter();
-        let peers: Peers = workers
-            .filter(|(index, record)| *index != self.me && !record.address.is_empty())
-            .map(|(index, record)| {
-                (index, Peer { addr: record.address, incarnation: record.incarnation })
-            })
-            .collect();
+        let peers = self.copier.peers().await?;
         let moving = iter(found.into_iter().enumerate()).map(async |(turn, sole)| {
             let outcome = self.hand_on(&sole, &peers, turn, last).await;
             if let Err(error) = outcome {
@@ -141,7 +127,7 @@ impl Leaving {
     /// The results that the store says are here.
     async fn look(&self) -> Result<Vec<Sole>, Error> {
         let mut by_run: BTreeMap<RunId, BTreeSet<ResultKey>> = BTreeMap::new();
-        for key in self.held.confirmed_keys() {
+        for key in self.copier.held.confirmed_keys() {
             by_run.entry(key.run).or_default().insert(key);
         }
         let mut found = Vec::new();
@@ -149,7 +135,7 @@ impl Leaving {
             let keys: Vec<ResultKey> = keys.into_iter().collect();
             for keys in keys.chunks(limits::INSPECT_TASKS_MAX) {
                 let tasks: Vec<TaskId> = keys.iter().map(|key| key.task).collect();
-                let statuses = self.store.inspect(run, &tasks).await?;
+                let statuses = self.copier.store.inspect(run, &tasks).await?;
                 let here = keys.iter().zip(statuses);
                 found.extend(here.filter_map(|(key, status)| self.sole_of(*key, &status?)));
             }
@@ -159,7 +145,8 @@ impl Leaving {
 
     fn sole_of(&self, key: ResultKey, status: &TaskStatus) -> Option<Sole> {
         let state = status.state;
-        let mine = matches!(status.locator, Locator::Held { worker, .. } if worker == self.me);
+        let mine =
+            matches!(status.locator, Locator::Held { worker, .. } if worker == self.copier.me);
         if state.state() != TaskState::Done || state.generation() != key.generation || !mine {
             return None;
         }
@@ -183,40 +170,26 @@ impl Leaving {
             let copies = Copies { worker: None, ..record.copies };
             return self.relocate(sole, to, copies, &self.totals.moved).await;
         }
-        let Some(held) = self.held.get(key).await else { return Ok(()) };
+        let Some(held) = self.copier.held.get(key).await else { return Ok(()) };
         let start = turn % peers.len().max(1);
         let (before, after) = peers.split_at(start);
-        let mut order: Vec<&(WorkerIndex, Peer)> = after.iter().chain(before).collect();
+        let mut order: Vec<_> = after.iter().chain(before).collect();
         // One that has a copy answers at once.
         order.sort_by_key(|(index, _)| record.copies.worker != Some(*index));
         for (index, peer) in order {
-            if self.push(peer, *key, held.digest, held.bytes.clone()).await {
+            if self.copier.push(peer, *key, held.digest, held.bytes.clone()).await {
                 let to = Locator::held(*index, record.length);
                 let copies = Copies { worker: None, ..record.copies };
                 return self.relocate(sole, to, copies, &self.totals.moved).await;
             }
         }
         if last && sole.is_kept() && self.reserve(record.length) {
-            self.store.put_blob(key.run, record.blob(), held.bytes).await?;
+            self.copier.store.put_blob(key.run, record.blob(), held.bytes).await?;
             let to = Locator::apart(record.length);
             let copies = Copies { store: true, ..Copies::default() };
             return self.relocate(sole, to, copies, &self.totals.stored).await;
         }
         Ok(())
-    }
-
-    async fn push(&self, peer: &Peer, key: ResultKey, digest: Digest, bytes: Bytes) -> bool {
-        match self.fetcher.push(peer, key, digest, bytes).await {
-            Ok(Pushed::Stored) => true,
-            Ok(Pushed::Refused(reason)) => {
-                tracing::debug!(peer = %peer.addr, ?reason, "a peer takes no result over");
-                false
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a peer did not take a result over");
-                false
-            }
-        }
     }
 
     /// Whether the store may be given so much more.
@@ -241,7 +214,7 @@ impl Leaving {
             to,
             record: HeldRecord { copies, ..*record }.to_bytes().into(),
         };
-        self.store.relocate(key.run, &[relocation]).await?;
+        self.copier.store.relocate(key.run, &[relocation]).await?;
         // When it has another place by now, or none, nobody looks for it here either.
         self.sole().remove(key);
         count.fetch_add(1, Ordering::Relaxed);

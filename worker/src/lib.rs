@@ -9,7 +9,7 @@
 //! | `flight` | a task on its way through, step by step |
 //! | `prepare`, `inputs`, `known`, `turns` | what a task needs: inputs, descriptor, header, blobs, lease |
 //! | `lineage` | what to compute again when results are lost |
-//! | `leaving` | handing on what only this worker has |
+//! | `copies`, `leaving` | second places for outputs; handing on what only this worker has |
 //! | `slots`, `executor`, [`child`] | running bodies, on threads and in child processes |
 //! | `spawn` | tasks that tasks submit |
 //! | `commit` | commits whose reply may have been lost |
@@ -30,6 +30,7 @@
 
 pub mod child;
 mod commit;
+mod copies;
 mod core;
 mod executor;
 mod flight;

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::copies::Copier;
 use crate::core::Describe;
 use crate::flight::{Doubt, Key, Prepared, Runnable, TaskInfo, Wanted};
 use crate::inputs::{Input, InputError, Inputs};
@@ -49,6 +50,8 @@ pub(crate) struct Preparer {
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
     pub(crate) lineage: Lineage,
+    /// Where results of effects are safe before they count.
+    pub(crate) copier: Arc<Copier>,
     pub(crate) turns: Turns,
     /// Which tasks run in children, when there can be any.
     pub(crate) children: Option<ChildOptions>,

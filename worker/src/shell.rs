@@ -141,13 +141,7 @@ impl Shell {
                 () = stop.cancelled() => break,
                 Ok(()) = drain.changed() => {
                     let asked = *drain.borrow_and_update();
-                    if !draining {
-                        draining = true;
-                        self.begin_drain().await;
-                    }
-                    if asked == Drain::LetGo {
-                        self.let_go().await;
-                    }
+                    self.drain(asked, !std::mem::replace(&mut draining, true)).await;
                 }
                 _ = tick.tick() => {
                     let renew = renewed.elapsed() >= self.preparer.turns.lease / limits::WORKER_RENEWALS;
@@ -343,6 +337,16 @@ impl Shell {
         let effects = self.core.on_drain(&benched, Instant::now());
         self.perform(effects).await;
         failpoint::reach(Point::DrainMid).await;
+    }
+
+    /// The worker is to leave; `first` when it was not told so before.
+    async fn drain(&mut self, asked: Drain, first: bool) {
+        if first {
+            self.begin_drain().await;
+        }
+        if asked == Drain::LetGo {
+            self.let_go().await;
+        }
     }
 
     async fn let_go(&mut self) {

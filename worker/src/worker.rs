@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Children;
+use crate::copies::Copier;
 use crate::core::{Core, Identity};
 use crate::executor::Executor;
 use crate::health::Health;
@@ -133,7 +134,10 @@ impl Worker {
         let index = store.join(&record, options.lease).await?;
         let epoch = Arc::new(RwLock::new(store.epoch().await?));
         let left_behind = message::Presence { index, incarnation, address: address.clone() };
+        let fetcher = fetcher(&options);
+        let copier = Copier::new(&store, &held, &fetcher, index, options.results.clone());
         let parts = Parts {
+            copier,
             values: Arc::new(Values::new(held.clone(), index)),
             known: Arc::new(Known::new(store.clone())),
             stop: CancellationToken::new(),
@@ -146,7 +150,7 @@ impl Worker {
             epoch,
             in_flight: InFlight::default(),
             pulse: Pulse::new(held.clone()),
-            fetcher: fetcher(&options),
+            fetcher,
             contact: Arc::new(Contact::new()),
             presence: (!address.is_empty()).then(|| left_behind.encode()),
         };
@@ -194,7 +198,7 @@ impl Worker {
         tasks.close();
         tracing::info!(%index, %address, slots = options.slots, "worker started");
         let (stop, worn_out) = (parts.stop, parts.pulse.worn_out);
-        let leaving = Leaving::new(parts.store, held.clone(), parts.fetcher, index);
+        let leaving = Leaving::new(parts.copier);
         Ok(Self {
             index,
             incarnation,
@@ -282,6 +286,7 @@ struct Parts {
     known: Arc<Known>,
     in_flight: InFlight,
     pulse: Pulse,
+    copier: Arc<Copier>,
     fetcher: Fetcher,
     contact: Arc<Contact>,
     /// What tells others of this worker when it is gone; none without a data port, because nobody
@@ -358,6 +363,7 @@ impl Parts {
                 deaths: Mutex::default(),
             },
             children: options.children.clone(),
+            copier: Arc::clone(&self.copier),
             inputs,
             parked: Parked::default(),
             stop: self.stop.child_token(),
@@ -446,6 +452,7 @@ impl Parts {
             pulse: self.pulse.clone(),
             stop: self.stop.clone(),
         };
+        tasks.spawn(Arc::clone(&self.copier).run(self.stop.clone()));
         tasks.spawn(presence.keep());
         let reconciler = Reconciler {
             store: self.store.clone(),

@@ -7,7 +7,7 @@ use bolthole_broker::id::RunId;
 use bolthole_broker::run::Ready;
 use tokio::time::Instant;
 
-use super::{Core, Effect, ParcelId, Publish, Stage, Ticket};
+use super::{Core, Effect, Flight, ParcelId, Publish, Stage, Ticket};
 use crate::flight::{Doubt, Key};
 
 impl Core {
@@ -34,6 +34,7 @@ impl Core {
                     effects.extend(self.parcels.give_back(id).map(Effect::GiveBack));
                     self.put_down(*key);
                 }
+                _ if flight.is_ahead() => self.put_down(*key),
                 _ if flight.void => self.leave(*key, &mut effects),
                 _ => self.give_away(*key, Doubt::Old, &mut effects),
             }
@@ -51,16 +52,25 @@ impl Core {
         let unfinished: Vec<Key> = unfinished.map(|(key, _)| *key).collect();
         let mut effects = Vec::new();
         for key in unfinished {
-            self.give_away(key, Doubt::Old, &mut effects);
+            match self.flights.get(&key) {
+                Some(flight) if flight.is_ahead() => self.put_down(key),
+                _ => self.give_away(key, Doubt::Old, &mut effects),
+            }
         }
         self.settle_deliveries(now, &mut effects);
         together(effects)
     }
 
-    /// A task leaves with its delivery. While it is being prepared its place is kept.
+    /// A task leaves with its delivery, or because its time has not come. While it is being prepared
+    /// its place is kept.
     fn put_down(&mut self, key: Key) {
         let Some(flight) = self.flights.get_mut(&key) else { return };
-        flight.parcel = None;
+        if let Some(cancel) = flight.cancel.take() {
+            cancel.cancel();
+        }
+        if let Some(parcel) = flight.parcel.take() {
+            self.parcels.task_over(parcel);
+        }
         if flight.stage == Stage::Preparing {
             flight.void = true;
         } else {
@@ -74,6 +84,14 @@ impl Core {
         let leases = vec![(ready.task, nonce)];
         let ticket = Ticket::default();
         Effect::Publish(Publish { run, ready: vec![ready], doubt: Doubt::Old, ticket, leases })
+    }
+}
+
+impl Flight {
+    /// Whether it continues a task whose commit is to come, which will release it: to ring for it as
+    /// well would be to ring twice, the second time without doubt.
+    fn is_ahead(&self) -> bool {
+        self.depth > 0 && self.outbox.is_none() && !self.rung && !self.void
     }
 }
 

@@ -311,6 +311,21 @@ async fn a_delivery_of_which_nothing_has_begun_goes_back_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ran_ahead_of_a_commit_is_rung_for_once_it_is_released() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    let (tag, _) = desk.deliver(&[0], now);
+    desk.start(0, now);
+    assert_eq!(prepared(&desk.end(0, now)), [(1, false)], "runs on before the commit");
+    desk.start(1, now);
+    assert!(publishes(desk.core.on_drain(&[key(1)], now)).is_empty(), "its time has not come");
+    let commit = desk.commit(now);
+    let effects = desk.answer(&commit, written(vec![Ready::first(key(1).1)]), now);
+    let published = publishes(effects);
+    assert_eq!(published.len(), 1);
+    assert_eq!(acks(&desk.core.on_published(&published[0], true, now)), [tag]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_not_finished_in_time_is_let_go_without_a_lease() {
     let (mut desk, now) = (Desk::new(1).await, Instant::now());
     desk.deliver(&[1, 2], now);

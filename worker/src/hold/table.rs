@@ -58,6 +58,8 @@ pub(super) struct Table {
     reserved_bytes: u64,
     spilled_bytes: u64,
     doomed: Vec<PathBuf>,
+    /// Confirmed since they were last asked for.
+    confirmed: Vec<ResultKey>,
 }
 
 impl Table {
@@ -116,7 +118,19 @@ impl Table {
 
     pub(super) fn confirm(&mut self, key: &ResultKey) -> bool {
         let entry = self.runs.get_mut(&key.run).and_then(|run| run.get_mut(key));
-        entry.map(|entry| entry.confirmed = true).is_some()
+        let Some(entry) = entry else { return false };
+        if !entry.confirmed {
+            entry.confirmed = true;
+            self.confirmed.push(*key);
+        }
+        true
+    }
+
+    /// The results that were confirmed since the last call and are still there.
+    pub(super) fn take_confirmed(&mut self) -> Vec<ResultKey> {
+        let mut confirmed = std::mem::take(&mut self.confirmed);
+        confirmed.retain(|key| self.entry(key).is_some());
+        confirmed
     }
 
     /// Whether a result is confirmed; `None` when it is not held.

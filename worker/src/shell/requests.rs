@@ -28,7 +28,9 @@ impl Shell {
         let store = self.preparer.store.clone();
         let answers = self.answers.clone();
         let stop = self.preparer.stop.clone();
+        let copier = Arc::clone(&self.preparer.copier);
         self.tracker.spawn(async move {
+            let commit = copier.secure(run, commit).await;
             let mut wait = STORE_WAIT.0;
             let mut repeated = false;
             let reply = loop {

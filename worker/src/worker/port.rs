@@ -25,10 +25,10 @@ impl OpenPort {
         stop: CancellationToken,
     ) {
         let asked = async { drain.wait_for(|asked| *asked != Drain::Stay).await.is_ok() };
-        if stop.run_until_cancelled(asked).await.is_some() {
-            if let Self::Network(server) = &self {
-                server.drain();
-            }
+        if stop.run_until_cancelled(asked).await.is_some()
+            && let Self::Network(server) = &self
+        {
+            server.drain();
         }
         stop.cancelled().await;
         match self {
