@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use bolthole::capture::capture;
@@ -13,13 +16,16 @@ use bolthole_broker::descriptor::Chunk;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::queue::QueueName;
 use bolthole_broker::run::Examination;
+use bolthole_broker::state::TaskState;
 use bolthole_broker::store::Store;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::dag::{Dag, Random, digest};
 
-/// The longest a case may take, in virtual time: faults last an hour at most.
-const LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
+/// The longest a case may take, in virtual time: faults last some minutes at most.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// Findings of one case that are printed.
+const PRINTED: usize = 4;
 /// How long messages may be left when all is done: reminders and repetitions come to their end.
 const SETTLE: Duration = Duration::from_secs(10 * 60);
 
@@ -61,7 +67,7 @@ impl Case {
             .slots(1 + random.below(3))
             .lease(Duration::from_secs(lease))
             .faults(faults.clone())
-            .limit(LIMIT)
+            .limit(2 * LIMIT)
             .keep_history(keep);
         let calls = dag.calls();
         let expected = match expected(&calls) {
@@ -86,7 +92,10 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} tasks; {}", self.tasks, self.report)?;
-        self.findings.iter().try_for_each(|finding| writeln!(f, "  violation: {finding}"))?;
+        self.findings
+            .iter()
+            .take(PRINTED)
+            .try_for_each(|finding| writeln!(f, "  violation: {finding}"))?;
         write!(f, "  again: simulate --seeds 1 --from {} --trace", self.seed)
     }
 }
@@ -133,20 +142,25 @@ async fn watch(
     };
     inside.accepted();
     let run = handles[0].in_run();
-    let mut first = Vec::with_capacity(handles.len());
-    for (place, handle) in handles.iter().enumerate() {
-        let outcome = read(handle).await;
-        inside.note(format_args!("output {place} is {outcome:?}"));
-        first.push(outcome);
-    }
-    findings.extend(examine(inside.store(), run.id()).await);
-    inside.calm();
-    if let Err(error) = run.wait().await {
-        findings.push(format!("C1: the run's end cannot be waited for: {error}"));
-    }
-    let mut second = Vec::with_capacity(handles.len());
-    for handle in &handles {
-        second.push(read(handle).await);
+    let mut outcomes = [Vec::new(), Vec::new()];
+    let ended = timeout(LIMIT, async {
+        for (place, handle) in handles.iter().enumerate() {
+            let outcome = read(handle).await;
+            inside.note(format_args!("output {place} is {outcome:?}"));
+            outcomes[0].push(outcome);
+        }
+        findings.extend(examine(inside.store(), run.id()).await);
+        inside.calm();
+        if let Err(error) = run.wait().await {
+            findings.push(format!("C1: the run's end cannot be waited for: {error}"));
+        }
+        for handle in &handles {
+            outcomes[1].push(read(handle).await);
+        }
+    });
+    if ended.await.is_err() {
+        findings.push(format!("C1: stuck: {}", unfinished(inside.store(), run.id()).await));
+        return Observed { outcomes, findings };
     }
     findings.extend(examine(inside.store(), run.id()).await);
     drop(handles);
@@ -154,7 +168,26 @@ async fn watch(
         findings.push(format!("C8: the run cannot be deleted: {error}"));
     }
     findings.extend(left(inside).await);
-    Observed { outcomes: [first, second], findings }
+    Observed { outcomes, findings }
+}
+
+/// What is still to do, for whoever looks for the reason.
+async fn unfinished(store: &Store, run: RunId) -> String {
+    let Ok(Some(dump)) = store.dump(run).await else { return "the run is gone".to_owned() };
+    let mut open = Vec::new();
+    for (segment, dump) in &dump.segments {
+        for (index, task) in (0..).zip(&dump.tasks) {
+            if dump.active && task.state.state() == TaskState::Pending {
+                let task_id = TaskId::new(*segment, index);
+                open.push(format!("{task_id} {:?} waits for {}", task.state, task.pending));
+            }
+        }
+    }
+    let workers = store.workers().await.unwrap_or_default();
+    let busy: Vec<_> = workers.iter().map(|(index, one)| (index, &one.in_flight)).collect();
+    let counts = (dump.status.state, dump.status.tasks, dump.status.finished);
+    open.truncate(8);
+    format!("{counts:?}; open: {open:?}; in flight: {busy:?}; outbox: {:?}", dump.outbox.len())
 }
 
 /// Submits under a name, again after an error: a run that was accepted is found again.
@@ -260,6 +293,45 @@ fn repeats(report: &Report, findings: &mut Vec<String>) {
     findings.extend(repeated.map(|((_, task, attempt), count)| {
         format!("C5: attempt {attempt} of {task} ran {count} times without a fault")
     }));
+}
+
+/// Plays seeds on all cores and takes what each came to, in any order.
+pub fn play_all<T: Send>(
+    seeds: Range<u64>,
+    play: impl Fn(u64) -> T + Sync,
+    take: impl FnMut(T) + Send,
+) {
+    silence();
+    let next = AtomicU64::new(seeds.start);
+    let take = Mutex::new(take);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let played = play(seed);
+                    take.lock().unwrap_or_else(PoisonError::into_inner)(played);
+                }
+            });
+        }
+    });
+}
+
+/// Bodies that panic on purpose say nothing while their graph is run in order.
+fn silence() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() != Some("bolthole-sequential") {
+                before(info);
+            }
+        }));
+    });
 }
 
 /// Figures of many cases.

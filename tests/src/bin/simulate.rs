@@ -3,12 +3,9 @@
 //! compares. The last line is the summary; the status is 1 when something was violated.
 
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
-use bolthole_tests::simulation::{Case, Summary};
+use bolthole_tests::simulation::{Case, Summary, play_all};
 
 /// What is asked for.
 struct Asked {
@@ -44,36 +41,24 @@ fn main() -> Result<ExitCode> {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
     let asked = Asked::parse(std::env::args().skip(1))?;
-    let next = AtomicU64::new(asked.from);
-    let summary = Mutex::new(Summary::default());
-    let threads = if asked.trace { 1 } else { std::thread::available_parallelism()?.get() };
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= asked.from + asked.seeds {
-                        return;
-                    }
-                    let mut case = Case::play(seed, asked.trace);
-                    if asked.twice {
-                        let again = Case::play(seed, false).report.trace;
-                        if again != case.report.trace {
-                            case.findings
-                                .push(format!("the second time its trace is {again:016x}"));
-                        }
-                    }
-                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-                    summary.add(&case);
-                    case.report.history.iter().for_each(|step| println!("{step}"));
-                    if asked.trace || !case.findings.is_empty() {
-                        println!("{case}");
-                    }
-                }
-            });
+    let mut summary = Summary::default();
+    let play = |seed| {
+        let mut case = Case::play(seed, asked.trace);
+        if asked.twice {
+            let again = Case::play(seed, false).report.trace;
+            if again != case.report.trace {
+                case.findings.push(format!("the second time its trace is {again:016x}"));
+            }
+        }
+        case
+    };
+    play_all(asked.from..asked.from + asked.seeds, play, |case| {
+        summary.add(&case);
+        case.report.history.iter().for_each(|step| println!("{step}"));
+        if asked.trace || !case.findings.is_empty() {
+            println!("{case}");
         }
     });
-    let summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{summary}");
     Ok(if summary.violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
