@@ -5,6 +5,7 @@
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
 //! - [`conformance`]: what every implementation of a seam does.
 //! - [`dag`]: random graphs.
+//! - [`drill`]: one fault at one place of the protocol, and proof that it did no harm.
 //! - [`fuzz`]: what any bytes may do to whoever reads them.
 //! - [`ledger`]: what bodies of tasks write down.
 //! - [`poison`]: tasks that harm the process they run in.
@@ -21,6 +22,7 @@ pub mod check;
 pub mod cluster;
 pub mod conformance;
 pub mod dag;
+pub mod drill;
 pub mod fuzz;
 pub mod ledger;
 pub mod poison;

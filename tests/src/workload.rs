@@ -184,3 +184,29 @@ pub fn etl_answer() -> Option<u64> {
     let rolled: Vec<u64> = processed.windows(3).map(|w| mix(mix(w[0], w[1]), w[2])).collect();
     pairs(rolled.len()).map(|(i, j)| mix(rolled[i], rolled[j])).max()
 }
+
+/// Bytes of a large result of the mixed graph: it is handed over in pieces.
+pub const LARGE: usize = 1 << 20;
+/// Small and large results of the mixed graph.
+const MIXED: (u64, u64) = (8, 3);
+
+/// Small results and large ones, each read by more than one task, so that everything happens that
+/// can happen to a task; and one of the large results.
+pub fn mixed() -> (Delayed<Option<u64>>, Delayed<Bytes>) {
+    let (small, large) = MIXED;
+    let numbers: Vec<_> = (0..small).map(square::delayed).collect();
+    let made: Vec<_> = (0..large).map(|seed| make::delayed(LARGE, seed)).collect();
+    let pairs = numbers.windows(2).map(|two| pair::delayed(&two[0], &two[1]));
+    let digests = made.windows(2).map(digest::delayed);
+    let first = made[0].clone();
+    (best::delayed(pairs.chain(digests).collect::<Vec<_>>()), first)
+}
+
+/// Its answer, computed in order.
+pub fn mixed_answer() -> Option<u64> {
+    let (small, large) = MIXED;
+    let numbers: Vec<u64> = (0..small).map(|number| number * number).collect();
+    let made: Vec<Bytes> = (0..large).map(|seed| bytes_of(LARGE, seed)).collect();
+    let pairs = numbers.windows(2).map(|two| mix(two[0], two[1]));
+    pairs.chain(made.windows(2).map(digest_of)).max()
+}
