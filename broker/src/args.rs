@@ -12,6 +12,9 @@ use crate::wire::{Reader, WireError, put_bytes, put_varint};
 /// Lists inside lists inside one argument.
 pub(crate) const DEPTH_MAX: usize = 8;
 
+/// Items for which there is room in a list before the first has been read.
+const LIST_RESERVE: usize = 64;
+
 const TAG_VALUE: u8 = 0;
 const TAG_INPUT: u8 = 1;
 const TAG_LIST: u8 = 2;
@@ -154,9 +157,10 @@ impl Arg {
                 number.map(Self::Input).ok_or(WireError::Invalid("input number"))
             }
             TAG_LIST => {
-                // An item takes two bytes at least, which bounds the allocation.
+                // An item takes two bytes at least.
                 let count = reader.bounded("list", reader.rest().len() / 2)?;
-                let mut items = Vec::with_capacity(count);
+                // Not more at once: each of the lists inside one another may claim as many items.
+                let mut items = Vec::with_capacity(count.min(LIST_RESERVE));
                 for _ in 0..count {
                     items.push(Self::take_at(reader, whole, inputs, depth + 1)?);
                 }

@@ -59,7 +59,7 @@ impl Descriptor {
 
     fn take(reader: &mut Reader<'_>, whole: &Bytes, segment: u32) -> Result<Self, WireError> {
         let index = take_index(reader)?;
-        let class = reader.bounded("class", limits::CHUNK_TASKS)?;
+        let class = reader.bounded("class", limits::PARCEL_TASKS_MAX)?;
         let class = u32::try_from(class).map_err(|_| WireError::Invalid("class"))?;
         let count = reader.bounded("inputs", reader.rest().len())?;
         let mut inputs = Vec::with_capacity(count);

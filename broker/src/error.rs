@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{RunId, TaskId};
 
+/// Errors behind one another that are kept: who reads more of them?
+const CHAIN_MAX: usize = 64;
+/// Bytes of a task's name and of a worker's address, far more than either has.
+const NAME_BYTES_MAX: usize = 1 << 10;
+
 /// Why a task has no result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -79,6 +84,10 @@ impl TaskError {
     /// The stored form: MessagePack, cut to [`crate::limits::ERROR_BYTES_MAX`].
     pub fn encode(&self) -> Vec<u8> {
         let mut fitting = self.clone();
+        // What is left when all texts are cut to nothing must fit too.
+        fitting.chain.truncate(CHAIN_MAX);
+        fitting.name = head(&self.name, NAME_BYTES_MAX);
+        fitting.worker = head(&self.worker, NAME_BYTES_MAX);
         let mut limit = crate::limits::ERROR_BYTES_MAX;
         loop {
             let bytes = rmp_serde::to_vec_named(&fitting).unwrap_or_default();
@@ -155,6 +164,14 @@ mod tests {
             "task etl::load (0:3) failed on attempt 2 on worker 10.0.0.1:4000: \
              cannot read day.csv: no such file"
         );
+    }
+
+    #[test]
+    fn an_endless_chain_is_cut_and_still_reads() {
+        let endless = TaskError { chain: vec![String::new(); 100_000], ..error(String::new()) };
+        let stored = TaskError { name: "x".repeat(100_000), ..endless }.encode();
+        assert!(stored.len() <= crate::limits::ERROR_BYTES_MAX);
+        assert_eq!(TaskError::decode(&stored).unwrap().chain.len(), CHAIN_MAX);
     }
 
     #[test]

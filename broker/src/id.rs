@@ -61,7 +61,21 @@ impl FromStr for RunId {
 /// One task of a run: the number of its segment and its index there. Every edge of a staged graph
 /// goes from a lower id to a higher one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
 pub struct TaskId(u64);
+
+/// A number that is no task's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task's number has 48 bits, not those of {0}")]
+pub struct BadTaskId(u64);
+
+impl TryFrom<u64> for TaskId {
+    type Error = BadTaskId;
+
+    fn try_from(bits: u64) -> Result<Self, BadTaskId> {
+        Self::from_bits(bits).ok_or(BadTaskId(bits))
+    }
+}
 
 impl TaskId {
     /// The task at `index` of `segment`.

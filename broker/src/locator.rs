@@ -71,12 +71,12 @@ impl Locator {
 
     /// The locator of a result of `length` bytes that `worker` holds.
     pub fn held(worker: WorkerIndex, length: u64) -> Self {
-        Self::Held { worker, about_bytes: length.div_ceil(HELD_UNIT) * HELD_UNIT }
+        Self::Held { worker, about_bytes: about(length) }
     }
 
     /// The locator of a result of `length` bytes that outlives the workers.
     pub fn apart(length: u64) -> Self {
-        Self::Apart { about_bytes: length.div_ceil(HELD_UNIT) * HELD_UNIT }
+        Self::Apart { about_bytes: about(length) }
     }
 
     /// The value, when the locator carries it.
@@ -141,6 +141,12 @@ impl Locator {
             _ => Err(WireError::Invalid("locator tag")),
         }
     }
+}
+
+/// A length rounded up. No result is so long that it could not be, but a record that says so may be
+/// damaged.
+fn about(length: u64) -> u64 {
+    length.div_ceil(HELD_UNIT).saturating_mul(HELD_UNIT)
 }
 
 fn units(about_bytes: u64) -> [u8; 4] {

@@ -418,6 +418,25 @@ mod tests {
     }
 
     #[test]
+    fn every_task_of_a_parcel_may_be_of_a_class_of_its_own() {
+        let class = |index: u16| TaskClass { task: index.to_string(), ..TaskClass::relay("") };
+        let tasks: Vec<_> = (0..200).map(|index| (class(index), task(0, index, 0))).collect();
+        let ids: Vec<_> = tasks.iter().map(|(_, task)| Ready::first(task.id)).collect();
+        let describe = |id: TaskId| {
+            let (class, task) = tasks.get(usize::from(id.index()))?;
+            Some((class, task))
+        };
+        let packed = Parcel::pack(RunId::new(1, 2), &epoch(), &ids, describe, 200).unwrap();
+        let parcel = Parcel::decode(&packed[0]).unwrap();
+        let found = ids.iter().filter(|ready| {
+            let described = parcel.describe(ready.task);
+            described.is_none_or(|(found, _)| *found == class(ready.task.index()))
+        });
+        assert_eq!(found.count(), ids.len());
+        assert!(parcel.chunks[0].1.classes.len() > CHUNK_TASKS, "not all fit");
+    }
+
+    #[test]
     fn descriptors_are_left_out_of_a_parcel_that_they_would_make_too_large() {
         let classes = vec![TaskClass::relay("q")];
         let chunk = Chunk { classes, tasks: vec![task(0, 0, PARCEL_BYTES_MAX)] };

@@ -27,6 +27,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use amqp::fuzz;
 pub use amqp::{Amqp, Greeting, greeting};
 pub use delivery::{ConsumeOptions, DeadLetter, Delivery, Epoch, Event, Tag};
 pub use error::{ConnectError, PublishError, QueueError};

@@ -25,6 +25,9 @@ mod memory;
 mod redis;
 
 pub use memory::{Memory, Snapshot};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use redis::fuzz;
 pub use redis::{Functions, Keyspace, Redis, RunKeys, Survey, functions_version};
 
 /// One life of the store's data: another one after a restart, when its last second may be missing.
@@ -44,7 +47,8 @@ impl Epoch {
     }
 }
 
-/// A worker as others see it. Kept while renewed.
+/// A worker as others see it. Kept while renewed. Builds of other versions read it too: they need its
+/// life and its address, the rest may be absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
     /// Its life.
@@ -52,14 +56,19 @@ pub struct WorkerRecord {
     /// `host:port` of its data port.
     pub address: String,
     /// Tasks it runs at once.
+    #[serde(default)]
     pub slots: u32,
     /// Queues it serves.
+    #[serde(default)]
     pub queues: Vec<String>,
     /// What it has in flight, by run: running, waiting for inputs, prefetched.
+    #[serde(default)]
     pub in_flight: Vec<(RunId, Vec<TaskId>)>,
     /// Bytes of results it holds.
+    #[serde(default)]
     pub held_bytes: u64,
     /// Names and signatures of the tasks it can run.
+    #[serde(default)]
     pub tasks: Vec<(String, String)>,
 }
 

@@ -59,6 +59,15 @@ impl Cluster {
         Ok(Self { group, program: program.into(), amqp_url, redis_url, namespace })
     }
 
+    /// The same namespace on the same servers, for processes of another program.
+    ///
+    /// # Errors
+    /// When no folder can be made.
+    pub fn beside(&self, program: impl Into<PathBuf>) -> anyhow::Result<Self> {
+        let other = Self::at(program, self.amqp_url.clone(), self.redis_url.clone())?;
+        Ok(Self { namespace: self.namespace.clone(), ..other })
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace

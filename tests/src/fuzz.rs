@@ -3,9 +3,13 @@
 //! `tests/fuzz` calls it with millions of them, and `tests/tests/fuzz_replay.rs` with its corpus.
 
 mod formats;
+mod outside;
+mod port;
 mod seeds;
 
 pub use formats::{argument, chunk, control, parcel, records};
+pub use outside::{amqp, replies, spill, urls};
+pub use port::{frames, handshake};
 pub use seeds::seeds;
 
 /// A function of an input, which panics when a rule is broken.
@@ -15,20 +19,41 @@ pub struct Target {
     pub name: &'static str,
     /// The function.
     pub run: fn(&[u8]),
+    /// Bytes that it may allocate at one time for an input of no bytes.
+    pub bytes: usize,
+}
+
+impl Target {
+    const fn new(name: &'static str, run: fn(&[u8])) -> Self {
+        Self { name, run, bytes: 256 << 10 }
+    }
+
+    /// With another number of bytes.
+    const fn of(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
+    /// Bytes that an input of this length may make the function allocate at one time. A place in a
+    /// list may be a hundred times as large as what stands for it in the input; a length that is
+    /// only written there must not count.
+    pub const fn allowance(&self, length: usize) -> usize {
+        self.bytes + 256 * length
+    }
 }
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
-    Target { name: "argument", run: argument },
-    Target { name: "chunk", run: chunk },
-    Target { name: "control", run: control },
-    Target { name: "parcel", run: parcel },
-    Target { name: "records", run: records },
+    Target::new("amqp", amqp),
+    Target::new("argument", argument),
+    Target::new("chunk", chunk),
+    Target::new("control", control),
+    // A piece of a result is read as a whole, and compared with itself.
+    Target::new("frames", frames).of(4 << 20),
+    Target::new("handshake", handshake),
+    Target::new("parcel", parcel),
+    Target::new("records", records),
+    // Ready tasks are told by ranges, of up to two segments.
+    Target::new("replies", replies).of(8 << 20),
+    Target::new("spill", spill),
+    Target::new("urls", urls),
 ];
-
-/// Bytes that an input of so many bytes may make its reader allocate at one time. A place in a list
-/// may be a hundred times as large as what stands for it in the input; a length that is written
-/// there alone must not count.
-pub const fn allowance(input: usize) -> usize {
-    (256 << 10) + 256 * input
-}

@@ -6,6 +6,9 @@
 //! A result is *unconfirmed* from its insertion until the commit that named it has succeeded. Only
 //! confirmed ones are served to peers: an attempt that lost the race for its task must not be seen.
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod spill;
 mod table;
 

@@ -3,6 +3,7 @@
 //! ```text
 //! amqp/endpoint.rs      the URL, one attempt to connect, and the explanation when it fails
 //! amqp/greeting.rs      what a broker says of itself
+//! amqp/guard.rs         what the client library does not get to see; strain.rs, the pure half
 //! amqp/link.rs          one connection kept up: a loop of sessions
 //! amqp/topology.rs      what is declared
 //! amqp/publisher.rs     publish and confirm, over the first connection
@@ -18,11 +19,15 @@
 mod admin;
 mod consumer;
 mod endpoint;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod greeting;
+mod guard;
 mod link;
 mod presence;
 mod publisher;
 mod settle;
+mod strain;
 mod subscription;
 mod topology;
 

@@ -22,6 +22,8 @@ mod decode;
 mod dump;
 mod encode;
 mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod keys;
 mod keyspace;
 mod lanes;

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-pub use bolthole_tests::fuzz;
+use bolthole_tests::fuzz::TARGETS;
 pub use libfuzzer_sys::fuzz_target;
 
 /// Bytes that are allocated now, and the most that were since [`measured`] began.
@@ -37,16 +37,17 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Runs a target on an input.
+/// Runs the target of this name on an input.
 ///
 /// # Panics
-/// When it allocates more than [`fuzz::allowance`] at any one time.
-pub fn measured(target: fn(&[u8]), input: &[u8]) {
+/// When it breaks a rule, or allocates more at any one time than its allowance.
+pub fn measured(name: &str, input: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("a target");
     let before = NOW.load(Relaxed);
     PEAK.store(before, Relaxed);
-    target(input);
+    (target.run)(input);
     let peak = PEAK.load(Relaxed).saturating_sub(before);
-    let allowed = fuzz::allowance(input.len());
+    let allowed = target.allowance(input.len());
     assert!(peak <= allowed, "{peak} bytes for an input of {}, {allowed} allowed", input.len());
 }
 
@@ -54,6 +55,6 @@ pub fn measured(target: fn(&[u8]), input: &[u8]) {
 #[macro_export]
 macro_rules! target {
     ($name:ident) => {
-        $crate::fuzz_target!(|input: &[u8]| $crate::measured($crate::fuzz::$name, input));
+        $crate::fuzz_target!(|input: &[u8]| $crate::measured(stringify!($name), input));
     };
 }

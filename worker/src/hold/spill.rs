@@ -83,12 +83,22 @@ impl SpillFolder {
 fn write_new(path: &Path, bytes: &[u8], digest: Digest) -> io::Result<()> {
     failpoint::try_hit(Point::SpillWrite)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(&header(bytes, digest))?;
+    file.write_all(bytes)
+}
+
+fn header(bytes: &[u8], digest: Digest) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
     header[8..16].copy_from_slice(&(bytes.len() as u64).to_be_bytes());
     header[16..].copy_from_slice(&digest.to_bytes());
-    file.write_all(&header)?;
-    file.write_all(bytes)
+    header
+}
+
+/// A spill file.
+#[cfg(feature = "fuzzing")]
+pub(super) fn whole(bytes: &[u8], digest: Digest) -> Vec<u8> {
+    [&header(bytes, digest), bytes].concat()
 }
 
 /// Reads a result back and checks it against what was written.

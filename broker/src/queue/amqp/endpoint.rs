@@ -12,6 +12,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::guard;
 use crate::limits::{CONNECT_DEADLINE, HEARTBEAT_SECONDS};
 use crate::queue::error::ConnectError;
 
@@ -89,7 +90,7 @@ impl Endpoint {
     pub(super) async fn connect(&self, name: &str) -> Result<Connection, ConnectError> {
         install_crypto();
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connecting = Connection::connect_uri(self.uri.clone(), properties);
+        let connecting = guard::connect(self.uri.clone(), properties);
         match timeout(CONNECT_DEADLINE, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(self.explain(&error).await),

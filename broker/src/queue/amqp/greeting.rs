@@ -20,8 +20,8 @@ const FRAME_HEAD: usize = 7;
 const METHOD: [u8; 3] = [1, 0, 0];
 /// `Connection.Start` of version 0-9.
 const START: [u8; 6] = [0, 10, 0, 10, 0, 9];
-/// RabbitMQ's greeting has 500 bytes.
-const GREETING_BYTES_MAX: usize = 64 << 10;
+/// RabbitMQ's greeting has 500 bytes. Arrays in it are read by recursion, so not much more.
+const GREETING_BYTES_MAX: usize = 1 << 10;
 
 /// Name and version of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub async fn greeting(url: &str) -> Result<Option<Greeting>, ConnectError> {
     }
 }
 
-fn read(mut method: Bytes) -> Option<Greeting> {
-    if !method.starts_with(&START) {
+pub(super) fn read(mut method: Bytes) -> Option<Greeting> {
+    if !method.starts_with(&START) || method.len() > GREETING_BYTES_MAX {
         return None;
     }
     method.advance(START.len());

@@ -24,7 +24,7 @@ use crate::queue::{Settings, check_size};
 
 /// The header that says why a letter is dead.
 pub(super) const REASON_HEADER: &str = "x-bolthole-reason";
-const REASON_BYTES_MAX: usize = 512;
+const REASON_BYTES_MAX: usize = 256;
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 const REPLY_ACCESS_REFUSED: u16 = 403;

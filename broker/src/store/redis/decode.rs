@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::super::Error;
 use crate::id::{Incarnation, TaskId, WorkerIndex};
+use crate::limits;
 use crate::locator::Locator;
 use crate::run::{
     Activated, Committed, FinishedEvent, FreedResult, Leased, OutboxId, Ready, Rearmed, Reason,
@@ -14,6 +15,8 @@ use crate::wire::{Reader, WireError};
 
 /// Bytes of a run's header.
 pub(super) const HEADER: usize = 104;
+/// Tasks in one list of ready ones: those of a segment that a task has submitted, and its successors.
+const READY_MAX: usize = 2 * limits::SEGMENT_TASKS_MAX;
 /// The state byte of a place in a span where nothing was freed.
 const NOT_FREED: u8 = 255;
 
@@ -94,12 +97,15 @@ fn locator(reader: &mut Reader<'_>) -> Result<Locator, WireError> {
     Locator::from_bytes(reader.array("locator")?)
 }
 
-/// Indexes of ready tasks, from pairs of first and last.
+/// Indexes of ready tasks, from pairs of first and last, ascending.
 pub(super) fn ranges(mut reader: Reader<'_>) -> Result<Vec<u16>, Error> {
     let mut out = Vec::new();
     while !reader.rest().is_empty() {
-        let first = u16(&mut reader)?;
-        out.extend(first..=u16(&mut reader)?);
+        let (first, last) = (u16(&mut reader)?, u16(&mut reader)?);
+        if first > last || out.last().is_some_and(|before| *before >= first) {
+            return Err(WireError::Invalid("range").into());
+        }
+        out.extend(first..=last);
     }
     Ok(out)
 }
@@ -123,6 +129,9 @@ pub(super) fn ready(bytes: &[u8]) -> Result<Vec<Ready>, Error> {
         for _ in 0..count & 0x7fff {
             let first = u16(&mut reader)?;
             let last = if count & 0x8000 == 0 { first } else { u16(&mut reader)? };
+            if out.len() + usize::from(last.saturating_sub(first)) >= READY_MAX {
+                return Err(WireError::Invalid("number of ready tasks").into());
+            }
             let one = |index| Ready::first(TaskId::new(segment, index));
             out.extend((first..=last).map(one));
         }

@@ -99,7 +99,12 @@ impl Redis {
         let mut dead = Vec::new();
         for (index, record) in indexes.iter().zip(records) {
             match optional_bytes(record)? {
-                Some(bytes) => living.push((*index, WorkerRecord::decode(&bytes)?)),
+                Some(bytes) => match WorkerRecord::decode(&bytes) {
+                    Ok(record) => living.push((*index, record)),
+                    // It lives, for it renews its record, but in another version: of it alone
+                    // nothing is known here.
+                    Err(error) => tracing::warn!(%index, %error, "a worker cannot be understood"),
+                },
                 None => dead.push(*index),
             }
         }

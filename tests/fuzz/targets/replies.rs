@@ -1,0 +1,4 @@
+//! Inputs for `bolthole_tests::fuzz::replies`.
+#![no_main]
+
+bolthole_fuzz::target!(replies);
