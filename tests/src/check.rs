@@ -6,6 +6,7 @@
 //! ```text
 //! check/executions.rs   what bodies did: values, inputs, how often
 //! check/client.rs       what clients were told
+//! check/transitions.rs  what the store has changed, in order
 //! check/remains.rs      what the store holds, and what is left when the run is forgotten
 //! ```
 
@@ -14,11 +15,13 @@ mod executions;
 mod remains;
 #[cfg(test)]
 mod tests;
+mod transitions;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use bolthole::{FailurePolicy, RunState};
+use bolthole_broker::audit;
 use bolthole_broker::run::RunDump;
 
 use crate::ledger::{Act, Execution};
@@ -129,6 +132,8 @@ pub struct History {
     pub repeats: u64,
     /// What bodies did.
     pub executions: Vec<Execution>,
+    /// What the store has changed, in order.
+    pub changes: Vec<audit::Entry>,
     /// What clients were told.
     pub told: Vec<Told>,
     /// Where the run stood at last; `None` if it was not there.
@@ -148,6 +153,7 @@ pub fn check(history: &History) -> Vec<Finding> {
     let mut findings = Vec::new();
     client::check(history, &mut findings);
     executions::check(history, &mut findings);
+    transitions::check(history, &mut findings);
     remains::check(history, &mut findings);
     findings
 }

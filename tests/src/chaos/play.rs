@@ -23,8 +23,8 @@ use crate::check::{Finding, Invariant, check};
 use crate::cluster::Cluster;
 use crate::servers::Pair;
 
-/// How long a run may go on after the last fault is over. Far more than it takes: what is found
-/// late is found by the slowest of the ways to find it, and machines are busy.
+/// How long a run may stand still after the last fault is over, without a task that finishes. Far
+/// more than it takes: what is found late is found by the slowest of the ways to find it.
 const BOUND: Duration = Duration::from_secs(60);
 /// How often processes and triggers are looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -97,6 +97,7 @@ pub async fn play(
     schedule.save(&place::schedule(cluster.folder()))?;
     let expected = verdict::expected(&schedule.dag, cluster.folder()).await?;
     let store = cluster.store().await.context("a store for the player")?;
+    store.start_audit().await?;
     let network = Network::of(schedule, servers.pair()).await?;
     let crew = Crew::start(&cluster, schedule, &network, servers.pair())?;
     let (tell, seen) = watch::channel(None);
@@ -139,13 +140,16 @@ impl Play<'_> {
     /// happen; then makes everything good and waits for the end. The kinds of faults caused.
     async fn run(&mut self) -> anyhow::Result<Vec<String>> {
         let began = Instant::now();
-        let mut last = began;
+        let (mut last, mut finished) = (began, 0);
         let mut open: Vec<&Fault> = self.schedule.faults.iter().collect();
         let mut fired: Vec<&Harm> = Vec::new();
         loop {
             self.crew.look(&self.cluster)?;
             if self.points()? | self.undo_due(Instant::now()).await? {
                 last = Instant::now();
+            }
+            if self.finished() != finished {
+                (last, finished) = (Instant::now(), self.finished());
             }
             let over = self.seen().is_some_and(|seen| !seen.status.state.is_running());
             let mut place = 0;
@@ -168,8 +172,11 @@ impl Play<'_> {
         }
         fired.retain(|harm| self.has_happened(harm));
         self.undo_all().await?;
-        let healed = Instant::now();
-        while !self.crew.finished && healed.elapsed() < BOUND {
+        let mut healed = (Instant::now(), self.finished());
+        while !self.crew.finished && healed.0.elapsed() < BOUND {
+            if self.finished() != healed.1 {
+                healed = (Instant::now(), self.finished());
+            }
             self.points()?;
             self.crew.heal();
             self.crew.look(&self.cluster)?;
@@ -202,6 +209,11 @@ impl Play<'_> {
             self.undo.push((now + *lasts, undo));
         }
         Ok(!hits.is_empty())
+    }
+
+    /// Tasks that have finished, as far as it was seen.
+    fn finished(&self) -> u64 {
+        self.seen.borrow().as_ref().map_or(0, |seen| seen.status.finished)
     }
 
     fn is_due(&self, when: Trigger, began: Instant) -> bool {

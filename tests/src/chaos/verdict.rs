@@ -52,7 +52,7 @@ pub(super) async fn expected(dag: &Dag, folder: &Path) -> anyhow::Result<Expecte
 pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Result<History> {
     let store = play.cluster.store().await.context("the store after the play")?;
     let folder = play.cluster.folder().to_owned();
-    let told = told(&folder)?;
+    let (told, changes) = (told(&folder)?, store.audit().await?);
     let (mut state, mut dump) = (None, None);
     if let Some(run) = play.seen().map(|seen| seen.run) {
         dump = store.dump(run).await?;
@@ -72,6 +72,7 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
         expected,
         repeats: play.schedule.repeats() + hiccups(&logs),
         executions: ledger::read(&place::ledger(&folder))?,
+        changes,
         told,
         state,
         dump,
@@ -123,7 +124,10 @@ async fn keys(play: &Play<'_>) -> anyhow::Result<Vec<String>> {
     let pair = play.servers.pair();
     loop {
         let keys = block_in_place(|| play.cluster.keys_of_runs(pair))?;
-        let stays = |key: &String| pair.redis.cli(["TTL", key]).is_ok_and(|ttl| ttl == "-1");
+        let audit = format!("{}:bh:audit", play.cluster.namespace());
+        let stays = |key: &String| {
+            *key != audit && pair.redis.cli(["TTL", key]).is_ok_and(|ttl| ttl == "-1")
+        };
         let keys: Vec<String> = block_in_place(|| keys.into_iter().filter(stays).collect());
         if keys.is_empty() || Instant::now() > deadline {
             return Ok(keys);
@@ -226,6 +230,8 @@ pub(super) fn keep(
         let name = Path::new(&path).file_name().context("a file's name")?.to_owned();
         fs::copy(&path, to.join(name))?;
     }
+    let changes: Vec<String> = history.changes.iter().map(|one| format!("{one:?}")).collect();
+    fs::write(to.join("changes"), changes.join("\n") + "\n")?;
     fs::write(to.join("dump"), format!("{:#?}\n", history.dump))?;
     let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
     fs::write(to.join("findings"), findings.join("\n") + "\n")?;

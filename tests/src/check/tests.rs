@@ -26,6 +26,7 @@ fn good() -> History {
         repeats: 0,
         executions: acts.into_iter().zip(["0:0", "0:1"]).map(|(a, t)| execution(t, a)).collect(),
         told: told.into_iter().map(|what| Told { process: 1, what }).collect(),
+        changes: vec![],
         state: Some(RunState::Done),
         dump: None,
         left: Left::default(),
@@ -64,6 +65,39 @@ fn c1_a_client_that_waits_in_vain() {
     history.told = good().told;
     history.told.retain(|told| !matches!(told.what, Answer::Output(..)));
     breaks(&history, Invariant::Ends);
+}
+
+#[test]
+fn c2_and_c6_a_commit_that_comes_twice_and_one_that_was_refused() {
+    use bolthole_broker::audit::{Call, Entry};
+    use bolthole_broker::id::{Incarnation, RunId, TaskId};
+    use bolthole_broker::run::{Commit, Committed, End, Finished, OutboxId, Ready};
+    let finished = Finished {
+        index: 0,
+        generation: 0,
+        end: End::Skipped { cause: TaskId::new(0, 0) },
+        lease: None,
+    };
+    let commit = |sequence| Commit {
+        segment: 0,
+        finished: vec![finished.clone()],
+        releases: vec![],
+        consumed: vec![],
+        outbox: OutboxId { owner: Incarnation::new(1), sequence },
+        settled: vec![],
+        spawn: None,
+    };
+    let ready: Vec<Ready> = vec![];
+    let written = Committed::Written { ready, freed: vec![], run: RunState::Closed };
+    let entry = |call| Entry { run: RunId::new(1, 1), at_ms: 1, wrote: true, call };
+    let mut history = good();
+    history.changes = vec![entry(Call::Commit(commit(1), written.clone()))];
+    assert_eq!(check(&history), []);
+    history.changes.push(entry(Call::Commit(commit(2), written)));
+    breaks(&history, Invariant::CommitsOnce);
+    history.changes.pop();
+    history.changes.push(entry(Call::Commit(commit(2), Committed::Superseded(vec![]))));
+    breaks(&history, Invariant::Refused);
 }
 
 #[test]
