@@ -35,6 +35,8 @@ pub enum TaskErrorKind {
     Expired,
     /// Its result, or one it needs, is lost and could not be computed again.
     DataLost,
+    /// It is declared pure, was computed again, and had another result than what was used before.
+    NonDeterministic,
     /// The run was cancelled.
     Cancelled,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for TaskErrorKind {
             Self::NoCapableWorker => "cannot be run by any worker",
             Self::Expired => "was not started in time",
             Self::DataLost => "lost its data",
+            Self::NonDeterministic => "does not always have the same result",
             Self::Cancelled => "was cancelled",
         })
     }

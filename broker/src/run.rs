@@ -292,6 +292,13 @@ pub struct Lost {
     pub successors: Vec<TaskId>,
 }
 
+impl Lost {
+    /// Whether a worker was said to hold it.
+    pub fn is_held(&self) -> bool {
+        matches!(self.locator, Locator::Held { .. })
+    }
+}
+
 /// What became of a lost result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rearmed {
@@ -303,6 +310,8 @@ pub enum Rearmed {
     Moved,
     /// Recomputed too often: the data cannot be had.
     TooOften,
+    /// The result of an effect, which is never run again: the data cannot be had.
+    Kept,
     /// Nobody needs it, or the run has ended before all of its tasks had.
     NotNeeded,
 }

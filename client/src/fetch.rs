@@ -287,7 +287,7 @@ impl Core {
                 Ok(Found::Pending)
             }
             Some(Rearmed::Pending(_) | Rearmed::Already | Rearmed::Moved) => Ok(Found::Pending),
-            Some(Rearmed::TooOften | Rearmed::NotNeeded) | None => {
+            Some(Rearmed::TooOften | Rearmed::NotNeeded | Rearmed::Kept) | None => {
                 let message = format!(
                     "the result of task {task} of run {run} is lost ({why}) and cannot be computed \
                      again: run the graph again"

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use bolthole_broker::store::{Memory, Redis, Store};
 use bolthole_tests::conformance::store::world::{Ground, Step, World};
-use bolthole_tests::conformance::store::{mend, reopened, revive, runs, tasks};
+use bolthole_tests::conformance::store::{lost, mend, reopened, revive, runs, tasks};
 use bolthole_tests::servers;
 use proptest::prelude::*;
 
@@ -57,6 +57,7 @@ conformance!(
     tasks::retries,
     tasks::suspects,
     tasks::lost_results,
+    lost::remembered,
     reopened::when_done,
     reopened::after_a_failure,
     tasks::held,

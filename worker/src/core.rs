@@ -72,6 +72,8 @@ pub(crate) enum Effect {
     Lease { run: RunId, requests: Vec<LeaseRequest> },
     /// Delete outbox entries.
     Settle { run: RunId, sequences: Vec<u64> },
+    /// A task was computed again and has another result than what was used before.
+    Differs { run: RunId, task: TaskId },
     /// A slot's thread is stuck in this attempt, which has run out of time: start another one.
     SpareSlot { nonce: u64 },
 }
@@ -137,6 +139,8 @@ struct Flight {
     /// It was rung for since it entered. Then it must not leave without a commit before the store
     /// was asked once more: the message that was taken for a repetition may have been news.
     rung: bool,
+    /// The digest of an earlier result, which others have used.
+    earlier: Option<[u8; 16]>,
     /// Its delivery was lost while it was being prepared: another worker may have it by now.
     doubtful: bool,
 }
@@ -334,6 +338,7 @@ impl Core {
             continued: Vec::new(),
             void: false,
             rung: false,
+            earlier: None,
             doubtful: false,
         };
         self.flights.insert((run, wanted.ready.task), flight);

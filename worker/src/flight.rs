@@ -7,7 +7,7 @@ use bolthole_broker::call::Call;
 use bolthole_broker::descriptor::{Chunk, Descriptor};
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::id::{RunId, TaskId};
-use bolthole_broker::locator::Locator;
+use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::registry::Body;
 use bolthole_broker::run::{Ready, SegmentDigest};
 use bolthole_broker::task::TaskClass;
@@ -119,6 +119,8 @@ pub(crate) struct Runnable {
     pub(crate) nonce: u64,
     /// Whether a lease was taken before the start.
     pub(crate) leased: bool,
+    /// The digest of its result at an earlier generation, which others have used.
+    pub(crate) earlier: Option<[u8; 16]>,
     /// Whether it runs in a process of its own.
     pub(crate) isolated: bool,
     /// Of a suspect: how many that follow it are suspects, too, and itself.
@@ -127,6 +129,16 @@ pub(crate) struct Runnable {
     pub(crate) crashes: u32,
     /// Ends the attempt early, as far as the task's code looks.
     pub(crate) cancel: CancellationToken,
+}
+
+impl Kept {
+    /// Whether its value has this digest. Only results that workers hold are compared: others are of
+    /// another length.
+    pub(crate) fn has_digest(&self, digest: [u8; 16]) -> bool {
+        let held = matches!(self.locator, Locator::Held { .. });
+        let record = HeldRecord::from_bytes(&self.record).ok().filter(|_| held);
+        record.is_some_and(|record| record.digest == digest)
+    }
 }
 
 impl std::fmt::Debug for Runnable {

@@ -102,14 +102,17 @@ impl Inputs {
         }
     }
 
-    /// All of `tasks`.
+    /// All of `tasks`. With `check` a result that is here counts only if it is the one that the
+    /// store names: it may have been computed again since.
     pub(crate) async fn gather(
         &self,
         run: RunId,
         tasks: Vec<TaskId>,
+        check: bool,
     ) -> Result<HashMap<TaskId, Input>, InputError> {
         let mut inputs = HashMap::with_capacity(tasks.len());
         let mut unknown = Vec::new();
+        let tasks = if check { self.forget_old(run, tasks).await? } else { tasks };
         for task in tasks {
             let found = match self.values.find((run, task), None) {
                 Some(Found::Value(value)) => Some(value),
@@ -153,6 +156,39 @@ impl Inputs {
             }
         }
         Ok(inputs)
+    }
+
+    /// Drops copies of results that were computed again since. A task that is pending has no result
+    /// any more; of one whose result is freed what is here was the last.
+    async fn forget_old(&self, run: RunId, tasks: Vec<TaskId>) -> Result<Vec<TaskId>, Error> {
+        let is_here = |task: &TaskId| self.values.nonce_of((run, *task)).is_some();
+        let here: Vec<TaskId> = tasks.iter().copied().filter(is_here).collect();
+        if here.is_empty() {
+            return Ok(tasks);
+        }
+        let statuses = self.store.inspect(run, &here).await?;
+        for (task, status) in here.into_iter().zip(statuses) {
+            let Some(status) = status else { continue };
+            let current = match (status.state.state(), status.locator) {
+                (TaskState::Pending, _) => false,
+                (TaskState::Done, Locator::Held { .. }) => {
+                    let record = HeldRecord::from_bytes(&status.record.unwrap_or_default()).ok();
+                    record.map(|record| record.nonce) == self.values.nonce_of((run, task))
+                }
+                (TaskState::Done, Locator::Stored { .. }) => {
+                    self.values.is_small((run, task), &status.record.unwrap_or_default())
+                }
+                (TaskState::Done, locator) => {
+                    let value = locator.value().unwrap_or_default();
+                    self.values.is_small((run, task), &value)
+                }
+                _ => true,
+            };
+            if !current {
+                self.values.forget((run, task));
+            }
+        }
+        Ok(tasks)
     }
 
     async fn read_back(&self, key: &ResultKey) -> Option<Value> {

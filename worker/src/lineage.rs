@@ -19,13 +19,16 @@ use crate::known::Known;
 /// Tasks to make pending again at one time; what lies behind them is found when their turn comes.
 const TASKS_MAX: usize = 4_096;
 
+const TOO_OFTEN: &str = "was lost too often";
+const EFFECT: &str = "is lost with all who held it, and effects are not run again";
+
 /// What became of lost results.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     /// Tasks to ring for: pending again, and waiting for nothing.
     pub(crate) ready: Vec<Ready>,
-    /// Those that were computed again too often: their results cannot be had.
-    pub(crate) hopeless: HashSet<TaskId>,
+    /// Those whose results cannot be had, and why.
+    pub(crate) hopeless: BTreeMap<TaskId, &'static str>,
     /// Those that are somewhere else by now.
     pub(crate) moved: HashSet<TaskId>,
 }
@@ -69,7 +72,8 @@ impl Lineage {
                 Some(Rearmed::Pending(0)) if !lost.inputs.iter().any(pending) => {
                     recovered.ready.push(*ready);
                 }
-                Some(Rearmed::TooOften) => drop(recovered.hopeless.insert(lost.task)),
+                Some(Rearmed::TooOften) => drop(recovered.hopeless.insert(lost.task, TOO_OFTEN)),
+                Some(Rearmed::Kept) => drop(recovered.hopeless.insert(lost.task, EFFECT)),
                 Some(Rearmed::Moved) => drop(recovered.moved.insert(lost.task)),
                 _ => {}
             }

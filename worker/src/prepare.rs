@@ -12,7 +12,7 @@ use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
-use bolthole_broker::locator::Locator;
+use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::registry::{Registry, TaskEntry};
 use bolthole_broker::run::{Header, Ready};
 use bolthole_broker::state::TaskState;
@@ -73,6 +73,9 @@ struct Start {
     suspect: u16,
     crashes: u32,
 }
+
+/// What the store says of tasks, and digests of results they had before.
+type Checked = (Vec<Option<Ready>>, BTreeMap<TaskId, [u8; 16]>);
 
 impl Start {
     fn first() -> Self {
@@ -137,7 +140,7 @@ impl Preparer {
             .collect();
         self.known.load(run, &missing).await?;
         let header = self.known.header(run).await?;
-        let checked = self.check(run, tasks).await?;
+        let (checked, earlier) = self.check(run, tasks).await?;
         let mut prepared = Vec::with_capacity(tasks.len());
         let mut waiting = Vec::new();
         for (wanted, ready) in tasks.iter().zip(checked) {
@@ -156,7 +159,8 @@ impl Preparer {
         let mut needed: Vec<TaskId> = needed.collect();
         needed.sort_unstable();
         needed.dedup();
-        let inputs = self.inputs.gather(run, needed).await?;
+        let doubtful = waiting.iter().any(|(_, _, doubt)| *doubt != Doubt::None);
+        let inputs = self.inputs.gather(run, needed, doubtful).await?;
         let recovered = self.lineage.recover(run, lost_of(&waiting, &inputs)).await?;
         let mut rearmed = recovered.ready.clone();
         let again = waiting.iter().any(|(_, _, doubt)| *doubt == Doubt::Repeated);
@@ -171,13 +175,18 @@ impl Preparer {
             }
             let deadly = deadly && doubt == Doubt::Repeated;
             let doubt = if deadly { Doubt::DEADLY } else { doubt };
-            prepared.push((key, self.complete(run, ready, info, doubt, &inputs, &header).await?));
+            let mut end = self.complete(run, ready, info, doubt, &inputs, &header).await?;
+            if let Prepared::Run(runnable) = &mut end {
+                runnable.earlier = earlier.get(&ready.task).copied();
+            }
+            prepared.push((key, end));
         }
         Ok(prepared)
     }
 
-    /// Asks the store where tasks stand that a repeated or old message names.
-    async fn check(&self, run: RunId, tasks: &[Wanted]) -> Result<Vec<Option<Ready>>, Error> {
+    /// Asks the store where tasks stand that a repeated or old message names; and the digests of
+    /// results that some of them had before, and that others have used.
+    async fn check(&self, run: RunId, tasks: &[Wanted]) -> Result<Checked, Error> {
         let doubtful: Vec<TaskId> = tasks
             .iter()
             .filter(|wanted| wanted.doubt != Doubt::None)
@@ -188,6 +197,7 @@ impl Preparer {
             statuses = self.store.inspect(run, &doubtful).await?;
         }
         let mut statuses = statuses.into_iter();
+        let mut earlier = BTreeMap::new();
         let checked = tasks.iter().map(|wanted| {
             if wanted.doubt == Doubt::None {
                 return Some(wanted.ready);
@@ -196,9 +206,13 @@ impl Preparer {
             let ready = status.state.state() == TaskState::Pending && status.pending == 0;
             let forwarded = forwarded_to(status.state, status.record.as_deref());
             let generation = status.state.generation();
+            let record = status.record.filter(|_| forwarded.is_none());
+            if let Some(Ok(record)) = record.map(|record| HeldRecord::from_bytes(&record)) {
+                earlier.insert(wanted.ready.task, record.digest);
+            }
             ready.then_some(Ready { task: wanted.ready.task, generation, forwarded })
         });
-        Ok(checked.collect())
+        Ok((checked.collect(), earlier))
     }
 
     /// Why this worker cannot run the task, if it cannot.
@@ -347,6 +361,7 @@ impl Preparer {
             attempt: start.attempt,
             nonce: start.nonce,
             leased: start.leased,
+            earlier: None,
             isolated: start.isolated,
             suspect: start.suspect,
             crashes: start.crashes,
@@ -434,8 +449,9 @@ fn without_inputs(
             Some(Input::NoResult(cause)) => {
                 return Some(Prepared::Skip { ready, info: info.clone(), cause: *cause });
             }
-            Some(Input::Lost(_)) if recovered.hopeless.contains(input) => {
-                let message = format!("the result of {input} was lost too often");
+            Some(Input::Lost(_)) if recovered.hopeless.contains_key(input) => {
+                let why = recovered.hopeless.get(input).copied().unwrap_or_default();
+                let message = format!("the result of {input} {why}");
                 let kind = TaskErrorKind::DataLost;
                 return Some(Prepared::Fail { ready, info, attempt: 1, kind, message });
             }

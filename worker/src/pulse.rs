@@ -24,6 +24,7 @@ pub(crate) struct Pulse {
     pub(crate) commits: Number,
     pub(crate) superseded: Number,
     pub(crate) retries: Number,
+    pub(crate) differing: Number,
     pub(crate) published: Number,
     pub(crate) unpublished: Number,
     pub(crate) parked: Number,
@@ -68,6 +69,10 @@ impl Pulse {
             superseded: counter(
                 "bolthole_commits_superseded_total",
                 "Commits that lost a race and wrote nothing.",
+            ),
+            differing: counter(
+                "bolthole_results_differing_total",
+                "Lost results that were used, computed again, and came out different.",
             ),
             retries: counter(
                 "bolthole_task_retries_total",

@@ -58,6 +58,8 @@ struct Seen {
     finished: u64,
     since: Instant,
     patience: Duration,
+    /// When it is to be scanned whatever its progress.
+    scan_at: Option<Instant>,
 }
 
 impl Reconciler {
@@ -65,6 +67,7 @@ impl Reconciler {
     pub(crate) async fn run(self) {
         let mut seen: HashMap<RunId, Seen> = HashMap::new();
         let mut taken = Taken::default();
+        let mut epoch = self.publisher.epoch.read().await.clone();
         loop {
             let look = self.look_every();
             let half = u64::try_from(look.as_millis() / 2).unwrap_or(0).max(1);
@@ -78,6 +81,14 @@ impl Reconciler {
                 // Records and leases may have run out while nobody could renew them.
                 seen.clear();
                 continue;
+            }
+            let now = self.publisher.epoch.read().await.clone();
+            if now != epoch {
+                // The store may have forgotten what was rung for in its last life. Every run is
+                // scanned once, also one that gets on, when all have said again what they have.
+                epoch = now;
+                let at = Instant::now() + self.lease;
+                seen.values_mut().for_each(|seen| seen.scan_at = Some(at));
             }
             // Nobody is judged dead before the store has been reachable for two leases.
             let sure = self.contact.stands_for(2 * self.lease);
@@ -136,12 +147,14 @@ impl Reconciler {
             return Ok(());
         }
         let now = Instant::now();
-        let fresh = Seen { finished: status.finished, since: now, patience: self.patience };
+        let (finished, patience) = (status.finished, self.patience);
+        let fresh = Seen { finished, since: now, patience, scan_at: None };
         let entry = seen.entry(run).or_insert(fresh);
-        if entry.finished != status.finished {
-            *entry = Seen { finished: status.finished, since: now, patience: self.patience };
+        if entry.finished != finished {
+            *entry = Seen { finished, since: now, patience, scan_at: entry.scan_at };
         }
-        let stalled = now >= entry.since + entry.patience;
+        let asked = entry.scan_at.is_some_and(|at| now >= at);
+        let stalled = asked || now >= entry.since + entry.patience;
         if !self.store.lock(run, self.me, self.hold()).await? {
             return Ok(());
         }
@@ -152,6 +165,7 @@ impl Reconciler {
         }
         if stalled && self.scan(run, &workers).await? {
             entry.since = now;
+            entry.scan_at = None;
             entry.patience = (entry.patience * 2).min(self.patience * PATIENCE_MAX);
         }
         Ok(())

@@ -439,6 +439,10 @@ impl Shell {
             }
             Effect::Lease { run, requests } => self.lease(run, requests),
             Effect::Settle { run, sequences } => self.settle(run, sequences),
+            Effect::Differs { run, task } => {
+                tracing::warn!(%run, %task, "a result was computed again and is another one");
+                self.pulse.differing.add(1);
+            }
             Effect::SpareSlot { nonce } => self.spare_slot(nonce),
         }
         Vec::new()

@@ -241,6 +241,19 @@ impl Values {
         keys
     }
 
+    /// The attempt that made the committed result of a task, when it is here; zero when it was read
+    /// from the store.
+    pub(crate) fn nonce_of(&self, key: Key) -> Option<u64> {
+        self.table().values.get(&key).map(|local| local.nonce)
+    }
+
+    /// Whether the result that is here is a small one with these bytes.
+    pub(crate) fn is_small(&self, key: Key, bytes: &[u8]) -> bool {
+        let table = self.table();
+        let place = table.values.get(&key).map(|local| &local.place);
+        matches!(place, Some(Place::Small(value)) if value.bytes == bytes)
+    }
+
     /// Committed results by task, ascending, to be compared with the store.
     pub(crate) fn committed(&self) -> Vec<Key> {
         let table = self.table();

@@ -1,9 +1,10 @@
 //! What every store does, whatever it is made of.
 //!
-//! - [`runs`], [`tasks`]: one property a function, on `sample` runs.
+//! - [`lost`], [`runs`], [`tasks`]: one property a function, on `sample` runs.
 //! - [`world`]: random histories in two stores at once; [`audit`]: what both write down of them.
 
 pub mod audit;
+pub mod lost;
 pub mod mend;
 pub mod planted;
 pub mod reopened;

@@ -87,6 +87,7 @@ impl Core {
             flight?.parcel.filter(|parcel| self.parcels.lends(*parcel))
         });
         let suspect = self.suspicion_of(run, commit);
+        let again = commit.finished.iter().any(|finished| finished.generation > 0);
         let (kept, published) = self.share(run, ready, sequence, blocked);
         let tasks: Vec<Wanted> = kept
             .into_iter()
@@ -95,8 +96,9 @@ impl Core {
                 let alone = |info: &TaskInfo| info.descriptor().inputs.len() == 1;
                 let doubt = if suspect > 0 && info.as_ref().is_none_or(alone) {
                     Doubt::Deadly(suspect)
-                } else if ready.generation > 0 {
-                    // A recomputation or a forwarded task brings its own history.
+                } else if again || ready.generation > 0 {
+                    // A recomputation or a forwarded task brings its own history; and of what was
+                    // computed again there may be an older copy here.
                     Doubt::Old
                 } else {
                     Doubt::None
@@ -117,7 +119,7 @@ impl Core {
             let old = |ready: &Ready| ready.generation > 0 || ready.forwarded.is_some();
             let doubt = if suspect > 0 {
                 Doubt::DEADLY
-            } else if published.iter().any(old) {
+            } else if again || published.iter().any(old) {
                 Doubt::Old
             } else {
                 Doubt::None

@@ -52,6 +52,7 @@ impl Core {
                         flight.nonce = runnable.nonce;
                         flight.attempt = runnable.attempt;
                         flight.leased = runnable.leased;
+                        flight.earlier = runnable.earlier;
                         flight.threaded =
                             !runnable.isolated && matches!(runnable.body, Body::Sync(_));
                         flight.suspect = runnable.suspect;
@@ -161,6 +162,14 @@ impl Core {
                 }
                 continue;
             }
+            if self.differs(key, &finish.ended) {
+                effects.push(Effect::Differs { run: key.0, task: key.1 });
+                if self.kind_of(key) == TaskKind::Pure {
+                    effects.push(Effect::Discard(vec![(key, finish.nonce)]));
+                    self.fail(key, non_deterministic(), random, now, &mut effects);
+                    continue;
+                }
+            }
             match finish.ended {
                 Ended::Done(result) => {
                     let effect = self.kind_of(key) == TaskKind::Effect;
@@ -180,6 +189,16 @@ impl Core {
         }
         self.settle_deliveries(now, &mut effects);
         effects
+    }
+
+    /// Whether the task has another result than the one of an earlier generation that others have
+    /// used: what they computed and what will be computed do not go together.
+    fn differs(&self, key: Key, ended: &Ended) -> bool {
+        let earlier = self.flights.get(&key).and_then(|flight| flight.earlier);
+        match (earlier, ended) {
+            (Some(digest), Ended::Done(result)) => !result.has_digest(digest),
+            _ => false,
+        }
     }
 
     fn kind_of(&self, key: Key) -> TaskKind {
@@ -384,4 +403,15 @@ impl Core {
 
 fn done(result: Kept, keep: bool) -> End {
     End::Done { locator: result.locator, record: result.record, keep }
+}
+
+fn non_deterministic() -> Ended {
+    let why = "its result was lost after others had used it, and is another one now";
+    Ended::Failed {
+        kind: TaskErrorKind::NonDeterministic,
+        chain: vec![why.to_owned()],
+        backtrace: None,
+        encoded: None,
+        retryable: false,
+    }
 }

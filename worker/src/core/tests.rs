@@ -108,6 +108,7 @@ impl Desk {
             attempt: 1,
             nonce: u64::from(index) + 1,
             leased: suspect > 0,
+            earlier: None,
             isolated: suspect > 0,
             suspect,
             crashes,
@@ -218,6 +219,20 @@ async fn a_delivery_that_comes_again_waits_for_the_attempt_that_runs() {
     let commit = desk.commit(now);
     assert_eq!(acks(&desk.answer(&commit, written(vec![]), now)), [again]);
     assert!(desk.core.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_result_than_the_one_that_was_used_is_noticed() {
+    let (mut desk, now) = (Desk::new(1).await, Instant::now());
+    desk.deliver(&[3], now);
+    desk.start(3, now);
+    desk.core.flights.get_mut(&key(3)).unwrap().earlier = Some([1; 16]);
+    let effects = desk.end(3, now);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Differs { .. })), "{effects:?}");
+    let commit = desk.commit(now);
+    let End::Failed { error } = &commit.finished[0].end else { panic!("relays are pure") };
+    let error = bolthole_broker::error::TaskError::decode(error).unwrap();
+    assert_eq!(error.kind, bolthole_broker::error::TaskErrorKind::NonDeterministic);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,13 +4,16 @@ use super::Run;
 use crate::id::TaskId;
 use crate::locator::Locator;
 use crate::run::{Lost, Rearmed};
-use crate::state::{KEPT, PINNED, RunState, StateByte, TaskState};
+use crate::state::{FORWARDED, KEPT, PINNED, RunState, StateByte, TaskState};
 
 impl Run {
     /// Makes a finished task pending again, unless it is somewhere else by now, nobody needs it or
     /// the run has ended. A run all of whose tasks have finished, well or not, is reopened for a
     /// result that was to be kept: someone wants to read it, and its holder is gone. The task's pending consumers wait for it again, and it counts as a consumer of
     /// its inputs again.
+    ///
+    /// The record of a held result that a consumer has used stays beside its task, so that the next
+    /// result can be compared with it. The result of an effect is not computed again.
     pub fn rearm(&mut self, lost: &Lost) -> Rearmed {
         let place = usize::from(lost.task.index());
         let failed = self.state == RunState::Failed && self.finished == self.tasks;
@@ -32,8 +35,13 @@ impl Run {
         if wanted == 0 || !(complete || self.state.is_running()) {
             return Rearmed::NotNeeded;
         }
+        if consumers & KEPT != 0 {
+            return Rearmed::Kept;
+        }
         let Some(next) = byte.rearmed() else { return Rearmed::TooOften };
         let later = arena.later.get(&lost.task.index()).cloned().unwrap_or_default();
+        let was_used = lost.successors.iter().chain(&later).any(|next| self.is_used(*next));
+        let keep = was_used && byte.0 & FORWARDED == 0 && lost.is_held();
         for successor in lost.successors.iter().chain(&later) {
             self.block(lost.task, *successor);
         }
@@ -46,7 +54,9 @@ impl Run {
             arena.states[place] = next.0;
             arena.pending[place] = pending;
             arena.locators[place] = Locator::Empty.to_bytes();
-            arena.records.remove(&lost.task.index());
+            if !keep {
+                arena.records.remove(&lost.task.index());
+            }
         }
         self.finished -= 1;
         if complete {
@@ -54,6 +64,15 @@ impl Run {
             self.ended_ms = None;
         }
         Rearmed::Pending(pending)
+    }
+
+    /// Whether a consumer has finished with what it was given.
+    fn is_used(&self, consumer: TaskId) -> bool {
+        let arena = self.active(consumer.segment());
+        let byte = arena.and_then(|arena| arena.states.get(usize::from(consumer.index())));
+        byte.is_some_and(|byte| {
+            matches!(StateByte(*byte).state(), TaskState::Done | TaskState::Freed)
+        })
     }
 
     /// A segment that is not active yet counts too: its commits will be released the same way.

@@ -207,6 +207,7 @@ pub(super) fn rearmed(mut reader: Reader<'_>) -> Result<Vec<Rearmed>, Error> {
             1 => Rearmed::Already,
             2 => Rearmed::Moved,
             3 => Rearmed::TooOften,
+            5 => Rearmed::Kept,
             _ => Rearmed::NotNeeded,
         });
     }

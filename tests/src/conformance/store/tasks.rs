@@ -255,6 +255,7 @@ pub async fn lost_results(store: &Store) -> anyhow::Result<()> {
     ensure!(store.rearm(run, &[lost(0)]).await? == [Rearmed::NotNeeded]);
     ensure!(store.rearm(run, &[lost(1)]).await? == [Rearmed::Pending(0)]);
     ensure!(store.rearm(run, &[lost(1)]).await? == [Rearmed::Already]);
+    ensure!(store.rearm(run, &[lost(0)]).await? == [Rearmed::Kept], "an effect is not run again");
     let reply = store.commit(run, &sample.commit(&[(1, done())], 8)).await?;
     ensure!(matches!(reply, Committed::Superseded(_)), "of generation 0: {reply:?}");
     store.cancel(run, "enough").await?;

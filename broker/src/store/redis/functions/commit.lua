@@ -300,13 +300,6 @@ local function put_records(r, a, args)
   end
 end
 
-local function drop_attempts(r, a, ids)
-  local tasks = {}
-  for place, i in ipairs(ids) do tasks[place] = pack('>I4I2', a.k, i) end
-  redis.call('HDEL', r.prefix .. 'l', unpack(tasks))
-  redis.call('ZREM', r.prefix .. 'q', unpack(tasks))
-end
-
 local function indexes(runs)
   local ids, p = {}, 1
   while p <= #runs do
@@ -315,6 +308,21 @@ local function indexes(runs)
     for i = first, first + l - 1 do ids[#ids + 1] = i end
   end
   return ids
+end
+
+-- What rearming has left beside tasks, to compare their next results with.
+local function drop_earlier(r, a, args)
+  if not find(args[4], '[^%z\8]') then return end
+  for place, i in ipairs(indexes(args[3])) do
+    if byte(args[4], place) >= 16 then redis.pcall('HDEL', bucket(r, a.k, i), i) end
+  end
+end
+
+local function drop_attempts(r, a, ids)
+  local tasks = {}
+  for place, i in ipairs(ids) do tasks[place] = pack('>I4I2', a.k, i) end
+  redis.call('HDEL', r.prefix .. 'l', unpack(tasks))
+  redis.call('ZREM', r.prefix .. 'q', unpack(tasks))
 end
 
 define('commit', {'allow-oom'}, function(keys, args)
@@ -359,6 +367,7 @@ define('commit', {'allow-oom'}, function(keys, args)
     q = q + l
   end
   local first_failed, going_on = nil, 0
+  drop_earlier(r, a, args)
   if special or #was_forwarded > 0 then
     special_writes(r, a, ends, was_forwarded, spawned)
     for _, finished in ipairs(ends) do

@@ -1,6 +1,6 @@
 -- rearm: an argument for each lost result: segment u32, index u16, locator 8, inputs u32,
 -- successors u32, then these, 6 bytes each. Answers 0 and for each: 0 pending again | 1 already |
--- 2 moved | 3 too often | 4 not needed, and its pending inputs u32.
+-- 2 moved | 3 too often | 4 not needed | 5 of an effect, and its pending inputs u32.
 
 -- A consumer that is pending waits for `from` again: it, its index, state byte and count before.
 local function block(r, from, to)
@@ -36,6 +36,17 @@ local function later_of(r, k, i)
   return list
 end
 
+-- Whether one of these consumers has finished with what it was given.
+local function was_used(r, list)
+  for p = 1, #list, 6 do
+    local k, i = take('>I4I2', list, p)
+    local b = active(r, k)
+    local state = b and i < b.n and state_at(b, i) % 8
+    if state == 1 or state == 4 then return true end
+  end
+  return false
+end
+
 local function rearm_one(r, lost)
   local a = active(r, lost.k)
   if not a or lost.i >= a.n then return 4, 0 end
@@ -50,14 +61,18 @@ local function rearm_one(r, lost)
   -- A run all of whose tasks have finished is reopened for a result that was to be kept.
   local complete = r.state == DONE or r.state == FAILED and r.finished == r.tasks
   if not (is_running(r) or complete and v >= PINNED) or v == 0 or v == KEPT then return 4, 0 end
+  if v % PINNED >= KEPT then return 5, 0 end
   if generation >= 15 then return 3, 0 end
+  -- The record of a held result stays when a consumer has used it.
+  local keep = byte(lost.locator) == 10 and b % 16 < 8
+    and (was_used(r, lost.successors) or was_used(r, lost.later))
   for p = 1, #lost.successors, 6 do block(r, lost.task, sub(lost.successors, p, p + 5)) end
   for p = 1, #lost.later, 6 do block(r, lost.task, sub(lost.later, p, p + 5)) end
   local pending = consume_again(r, lost.inputs)
   redis.call('SETRANGE', a.key, a.st + i, char(16 * (generation + 1)))
   put_word(a, a.pend, i, pending)
   redis.call('SETRANGE', a.key, at, NONE)
-  redis.pcall('HDEL', bucket(r, a.k, i), i)
+  if not keep then redis.pcall('HDEL', bucket(r, a.k, i), i) end
   r.finished = r.finished - 1
   if complete then
     r.state = CLOSED
