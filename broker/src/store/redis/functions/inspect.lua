@@ -14,7 +14,9 @@ define('inspect', {'no-writes'}, function(keys, args)
     else
       local b = state_at(a, i)
       local l = redis.call('GETRANGE', a.key, a.loc + 8 * i, a.loc + 8 * i + 7)
-      local record = (byte(l) >= 9 or b % 16 == 8) and redis.call('HGET', bucket(r, k, i), i)
+      -- Of a task that waits: what it was forwarded to, or the record of a result that was lost.
+      local waits = b % 8 == 0 and b >= 8
+      local record = (byte(l) >= 9 or waits) and redis.call('HGET', bucket(r, k, i), i)
       local failures = 0
       if r.attempts == 1 then
         failures = redis.call('HGET', r.prefix .. 'f', sub(args[1], p, p + 5)) or 0
