@@ -30,6 +30,14 @@ macro_rules! mistakes {
 }
 
 mistakes! {
+    // the end
+    "unpinned tasks lose the mark of effects":
+        "t[i] = t[i] % PINNED" => "t[i] = t[i] % KEPT";
+    "outbox entries outlive their run":
+        "redis.call('UNLINK', p .. 'l', p .. 'q', p .. 'o')" =>
+        "redis.call('UNLINK', p .. 'l', p .. 'q')";
+    "purge leaves the failed attempts":
+        "'q', 'f'" => "'q'";
     // commit
     "a commit does not compare states and generations":
         "if s ~= sub(expected, q, q + l - 1) then" => "if false then";
@@ -113,14 +121,4 @@ mistakes! {
         "put_word(from, from.cons, i, word_at(from, from.cons, i) + 1)" => "";
     "a segment of other content is taken for the same":
         "if a.digest ~= digest then return '\\3' end" => "";
-    // the end
-    "unpinned tasks lose the mark of effects":
-        "t[i] = t[i] % PINNED" => "t[i] = t[i] % KEPT";
-    "an outbox entry is settled, however it reads":
-        "if redis.call('HGET', r.prefix .. 'o', args[1]) ~= args[2] then return '\\3' end" => "";
-    "outbox entries outlive their run":
-        "redis.call('UNLINK', p .. 'l', p .. 'q', p .. 'o')" =>
-        "redis.call('UNLINK', p .. 'l', p .. 'q')";
-    "purge leaves the failed attempts":
-        "'q', 'f'" => "'q'";
 }
