@@ -88,7 +88,9 @@ impl Reconciler {
                 // scanned once, also one that gets on, when all have said again what they have.
                 epoch = now;
                 let at = Instant::now() + self.lease;
-                seen.values_mut().for_each(|seen| seen.scan_at = Some(at));
+                for seen in seen.values_mut() {
+                    seen.scan_at = Some(at);
+                }
             }
             // Nobody is judged dead before the store has been reachable for two leases.
             let sure = self.contact.stands_for(2 * self.lease);

@@ -186,6 +186,12 @@ impl Shell {
                 break;
             }
         }
+        self.close().await;
+        stop.cancelled().await;
+    }
+
+    /// Takes down what the loop has driven.
+    async fn close(mut self) {
         self.slots.clear_bench();
         self.slots.close();
         self.preparer.stop.cancel();
@@ -195,7 +201,6 @@ impl Shell {
         let settle = self.settler.stop();
         let _ = tokio::time::timeout(TICK * 20, settle).await;
         self.consumer.close().await;
-        stop.cancelled().await;
     }
 
     async fn take_answers(&mut self, first: Option<Answer>) {
@@ -402,12 +407,7 @@ impl Shell {
                 return self.core.on_taken_back(&back, Instant::now());
             }
             Effect::Unstage { run, segment } => self.unstage(run, segment),
-            Effect::Later { run, ready, info, wait } => {
-                let publisher = Arc::clone(&self.publisher);
-                self.tracker.spawn(async move {
-                    publisher.ring_later(run, ready, &info, wait).await;
-                });
-            }
+            Effect::Later { run, ready, info, wait } => self.ring_later(run, ready, info, wait),
             Effect::Confirm(keys) => {
                 self.pulse.committed.add(keys.len() as u64);
                 for (key, nonce) in keys {
@@ -432,10 +432,7 @@ impl Shell {
             Effect::Park { run, ready, info, message } => {
                 tracing::warn!(%run, task = %ready.task, %message, "parked");
                 self.pulse.parked.add(1);
-                let publisher = Arc::clone(&self.publisher);
-                self.tracker.spawn(async move {
-                    publisher.ring_later(run, ready, &info, PARK).await;
-                });
+                self.ring_later(run, ready, info, PARK);
             }
             Effect::Lease { run, requests } => self.lease(run, requests),
             Effect::Settle { run, sequences } => self.settle(run, sequences),

@@ -1,60 +1,35 @@
 //! A worker from start to end: builds the parts, connects them, takes them down in order.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::call::States;
 use bolthole_broker::clock;
-use bolthole_broker::durable::{Durable, Folder};
-use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::id::{Incarnation, WorkerIndex};
 use bolthole_broker::limits::{WORKER_LEASE_MAX, WORKER_LEASE_MIN};
-use bolthole_broker::presence as message;
-use bolthole_broker::queue::{BadName, ConsumeOptions, Queue, QueueName};
+use bolthole_broker::queue::{BadName, Queue, QueueName};
 use bolthole_broker::registry::Registry;
-use bolthole_broker::store::{self, Epoch, Store, WorkerRecord};
-use bytes::Bytes;
+use bolthole_broker::store::{self, Store, WorkerRecord};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Mutex, RwLock, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::child::Children;
-use crate::copies::Copier;
-use crate::core::{Core, Identity};
-use crate::executor::Executor;
 use crate::health::Health;
 use crate::hold::{Held, HoldOptions};
-use crate::inputs::{Gates, Inputs};
-use crate::known::Known;
 use crate::leaving::Leaving;
-use crate::lineage::Lineage;
 use crate::options::Options;
-use crate::prepare::{Parked, Preparer};
-use crate::presence::{InFlight, Presence};
-use crate::publish::Publisher;
-use crate::pulse::Pulse;
-use crate::reconcile::Reconciler;
 use crate::serve::ServeError;
-use crate::shell::{Drain, Shell};
-use crate::slots::{Driven, Slots};
-use crate::spawn::Spawner;
-use crate::takeover::{Contact, INHERITANCES_MAX, Inheritance, Takeover};
+use crate::shell::Drain;
+use crate::takeover::INHERITANCES_MAX;
 use crate::tasks::Tasks;
-use crate::turns::Turns;
-use crate::values::Values;
 
 mod drain;
+mod parts;
 mod port;
 
+use parts::{Parts, Program};
 use port::open_port;
-
-/// Share of the memory limit that results on their way here may take.
-const RECEIVE_SHARE: u64 = 10;
-/// And the least they may.
-const RECEIVE_BYTES_MIN: u64 = 64 << 20;
 
 /// A worker could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -109,14 +84,7 @@ impl Worker {
         states: States,
         options: Options,
     ) -> Result<Self, StartError> {
-        if options.slots == 0 {
-            return Err(StartError::NoSlots);
-        }
-        if !(WORKER_LEASE_MIN..=WORKER_LEASE_MAX).contains(&options.lease) {
-            return Err(StartError::Lease(options.lease));
-        }
-        let names = options.queues.iter().map(|name| QueueName::new(name));
-        let queues = names.collect::<Result<Vec<QueueName>, BadName>>()?;
+        let queues = checked(&options)?;
         let incarnation = clock::new_incarnation();
         let spill_dir = options.spill_dir.clone();
         let memory_bytes = options.memory_bytes;
@@ -124,52 +92,14 @@ impl Worker {
         let (address, port) = open_port(&options, incarnation, &held).await?;
         let record = WorkerRecord {
             incarnation,
-            address: address.clone(),
+            address,
             slots: u32::try_from(options.slots).unwrap_or(u32::MAX),
             queues: options.queues.clone(),
             in_flight: Vec::new(),
             held_bytes: 0,
             tasks: tasks_of(&registry),
         };
-        let index = store.join(&record, options.lease).await?;
-        let epoch = Arc::new(RwLock::new(store.epoch().await?));
-        let left_behind = message::Presence { index, incarnation, address: address.clone() };
-        let fetcher = fetcher(&options);
-        let copier = Copier::new(&store, &held, &fetcher, index, options.results.clone());
-        let parts = Parts {
-            copier,
-            values: Arc::new(Values::new(held.clone(), index)),
-            known: Arc::new(Known::new(store.clone())),
-            stop: CancellationToken::new(),
-            store,
-            queue,
-            incarnation,
-            lease: options.lease,
-            index,
-            address: if address.is_empty() { index.to_string() } else { address.clone() },
-            epoch,
-            in_flight: InFlight::default(),
-            pulse: Pulse::new(held.clone()),
-            fetcher,
-            contact: Arc::new(Contact::new()),
-            presence: (!address.is_empty()).then(|| left_behind.encode()),
-        };
-        // A simulation has one runtime for everything.
-        let user = match options.simulated {
-            Some(_) => None,
-            None => Some(
-                Builder::new_multi_thread()
-                    .worker_threads(1)
-                    .thread_name("bolthole-user")
-                    .enable_all()
-                    .build()?,
-            ),
-        };
-        let bodies = user.as_ref().map_or_else(Handle::current, |user| user.handle().clone());
-        let (drain, drain_asked) = watch::channel(Drain::Stay);
-        let (drained_tell, drained) = watch::channel(false);
-        let tasks =
-            Tasks::new(options.simulated.as_ref().map(|simulated| simulated.process.clone()));
+        let parts = Parts::new(store, queue, &options, &record, &held).await?;
         let health = match options.health {
             Some(bind) => {
                 let (pulse, metrics) = (parts.pulse.clone(), parts.pulse.metrics.clone());
@@ -177,39 +107,54 @@ impl Worker {
             }
             None => None,
         };
+        let program = Program { registry, states };
+        let mut worker = Self::connect(parts, options, program, queues, record, held)?;
+        if let Some(port) = port {
+            let (asked, stop) = (worker.drain.subscribe(), worker.stop.clone());
+            worker.tasks.spawn(port.serve_until(asked, stop));
+        }
+        worker.tasks.close();
+        tracing::info!(index = %worker.index, address = %worker.address, "worker started");
+        worker.health = health;
+        Ok(worker)
+    }
+
+    /// Starts the loop and what runs beside it.
+    fn connect(
+        parts: Parts,
+        options: Options,
+        program: Program,
+        queues: Vec<QueueName>,
+        record: WorkerRecord,
+        held: Held,
+    ) -> Result<Self, StartError> {
+        // A simulation has one runtime for everything.
+        let user = if options.simulated.is_none() { Some(user_runtime()?) } else { None };
+        let bodies = user.as_ref().map_or_else(Handle::current, |user| user.handle().clone());
+        let (drain, drain_asked) = watch::channel(Drain::Stay);
+        let (drained_tell, drained) = watch::channel(false);
+        let tasks =
+            Tasks::new(options.simulated.as_ref().map(|simulated| simulated.process.clone()));
         let publisher = parts.publisher();
         let (inherit, inherited) = mpsc::channel(INHERITANCES_MAX);
         let takeover = parts.takeover(&publisher, inherit);
-        let shell = parts.shell(
-            &options,
-            registry,
-            states,
-            queues,
-            (&takeover, inherited),
-            bodies,
-            &tasks,
-        )?;
+        let inheritance = (&takeover, inherited);
+        let shell = parts.shell(&options, program, queues, inheritance, bodies, &tasks)?;
+        let address = record.address.clone();
         tasks.spawn(takeover.watch());
-        tasks.spawn(shell.run(drain_asked.clone(), drained_tell, parts.stop.clone()));
+        tasks.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
         parts.look_after(&tasks, record, publisher, options.results, options.reconcile);
-        if let Some(port) = port {
-            tasks.spawn(port.serve_until(drain_asked, parts.stop.clone()));
-        }
-        tasks.close();
-        tracing::info!(%index, %address, slots = options.slots, "worker started");
-        let (stop, worn_out) = (parts.stop, parts.pulse.worn_out);
-        let leaving = Leaving::new(parts.copier);
         Ok(Self {
-            index,
-            incarnation,
+            index: parts.index,
+            incarnation: parts.incarnation,
             address,
             held,
-            health,
+            health: None,
             drain,
             drained,
-            leaving,
-            stop,
-            worn_out,
+            leaving: Leaving::new(parts.copier),
+            stop: parts.stop,
+            worn_out: parts.pulse.worn_out,
             tasks,
             user,
         })
@@ -272,210 +217,21 @@ impl Drop for Worker {
     }
 }
 
-/// What the parts of a worker share.
-struct Parts {
-    store: Store,
-    queue: Queue,
-    incarnation: Incarnation,
-    lease: Duration,
-    index: WorkerIndex,
-    /// What errors call this worker.
-    address: String,
-    epoch: Arc<RwLock<Epoch>>,
-    values: Arc<Values>,
-    known: Arc<Known>,
-    in_flight: InFlight,
-    pulse: Pulse,
-    copier: Arc<Copier>,
-    fetcher: Fetcher,
-    contact: Arc<Contact>,
-    /// What tells others of this worker when it is gone; none without a data port, because nobody
-    /// could ask whether it lives.
-    presence: Option<Bytes>,
-    stop: CancellationToken,
+/// The queues to serve, of options that make sense.
+fn checked(options: &Options) -> Result<Vec<QueueName>, StartError> {
+    if options.slots == 0 {
+        return Err(StartError::NoSlots);
+    }
+    if !(WORKER_LEASE_MIN..=WORKER_LEASE_MAX).contains(&options.lease) {
+        return Err(StartError::Lease(options.lease));
+    }
+    let names = options.queues.iter().map(|name| QueueName::new(name));
+    Ok(names.collect::<Result<Vec<QueueName>, BadName>>()?)
 }
 
-impl Parts {
-    fn publisher(&self) -> Arc<Publisher> {
-        Arc::new(Publisher {
-            queue: self.queue.clone(),
-            known: Arc::clone(&self.known),
-            epoch: Arc::clone(&self.epoch),
-        })
-    }
-
-    fn takeover(
-        &self,
-        publisher: &Arc<Publisher>,
-        inherit: mpsc::Sender<Inheritance>,
-    ) -> Arc<Takeover> {
-        Arc::new(Takeover {
-            store: self.store.clone(),
-            publisher: Arc::clone(publisher),
-            fetcher: self.fetcher.clone(),
-            me: self.incarnation,
-            index: self.index,
-            lease: self.lease,
-            contact: Arc::clone(&self.contact),
-            inherit,
-            stop: self.stop.clone(),
-        })
-    }
-
-    /// What gets tasks ready to run.
-    fn preparer(
-        &self,
-        options: &Options,
-        registry: Registry,
-        states: States,
-        queues: HashSet<String>,
-    ) -> Arc<Preparer> {
-        let inputs = Inputs {
-            store: self.store.clone(),
-            values: Arc::clone(&self.values),
-            fetcher: self.fetcher.clone(),
-            durable: Durable {
-                store: self.store.clone(),
-                fetcher: self.fetcher.clone(),
-                folder: options.results.clone(),
-            },
-            me: self.index,
-            gates: Gates::default(),
-        };
-        Arc::new(Preparer {
-            store: self.store.clone(),
-            known: Arc::clone(&self.known),
-            values: Arc::clone(&self.values),
-            registry,
-            states: Arc::new(states),
-            queues,
-            lineage: Lineage {
-                store: self.store.clone(),
-                known: Arc::clone(&self.known),
-                fetcher: inputs.fetcher.clone(),
-            },
-            resources: options.resources.clone(),
-            turns: Turns {
-                store: self.store.clone(),
-                fetcher: inputs.fetcher.clone(),
-                me: self.incarnation,
-                lease: self.lease,
-                deaths: Mutex::default(),
-            },
-            children: options.children.clone(),
-            copier: Arc::clone(&self.copier),
-            inputs,
-            parked: Parked::default(),
-            stop: self.stop.child_token(),
-        })
-    }
-
-    /// Where tasks run.
-    fn slots(&self, options: &Options, bodies: Handle, tasks: &Tasks) -> io::Result<Slots> {
-        let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
-        let values = Arc::clone(&self.values);
-        let driven = options.simulated.as_ref().map(|simulated| Driven {
-            tasks: tasks.beside(),
-            script: Arc::clone(&simulated.script),
-            worker: self.incarnation,
-        });
-        let resources = options.resources.clone();
-        // A simulation has no processes but its own.
-        let children = options.children.as_ref().filter(|_| driven.is_none());
-        let children = children.map(|children| Children::new(children.memory_bytes));
-        let executor = Executor { user: bodies, children };
-        Slots::start(options.slots, resources, values, spawner, executor, driven)
-    }
-
-    /// The loop, with its slots and its consumer.
-    fn shell(
-        &self,
-        options: &Options,
-        registry: Registry,
-        states: States,
-        queues: Vec<QueueName>,
-        (takeover, inherited): (&Arc<Takeover>, mpsc::Receiver<Inheritance>),
-        bodies: Handle,
-        tasks: &Tasks,
-    ) -> Result<Shell, StartError> {
-        let served: HashSet<String> = options.queues.iter().cloned().collect();
-        let preparer = self.preparer(options, registry, states, served.clone());
-        let core = Core::new(Identity {
-            incarnation: self.incarnation,
-            address: self.address.clone(),
-            slots: options.slots,
-            queues: served,
-        });
-        let slots = self.slots(options, bodies, tasks)?;
-        let consumer = self.queue.consume(ConsumeOptions {
-            queues,
-            prefetch_hi: prefetch(2 * options.slots + 2),
-            prefetch_lo: prefetch(options.slots + 1),
-            presence: self.presence.clone(),
-        });
-        let in_flight = Arc::clone(&self.in_flight);
-        let publisher = Arc::clone(&takeover.publisher);
-        let pulse = self.pulse.clone();
-        let me = self.incarnation;
-        let takeover = Arc::clone(takeover);
-        Ok(Shell::new(
-            core,
-            slots,
-            preparer,
-            publisher,
-            takeover,
-            inherited,
-            consumer,
-            in_flight,
-            pulse,
-            me,
-            tasks.beside(),
-        ))
-    }
-
-    /// Starts what runs beside the loop.
-    fn look_after(
-        &self,
-        tasks: &Tasks,
-        record: WorkerRecord,
-        publisher: Arc<Publisher>,
-        results: Option<Folder>,
-        patience: Option<Duration>,
-    ) {
-        let presence = Presence {
-            store: self.store.clone(),
-            index: self.index,
-            record,
-            lease: self.lease,
-            in_flight: Arc::clone(&self.in_flight),
-            epoch: Arc::clone(&self.epoch),
-            pulse: self.pulse.clone(),
-            stop: self.stop.clone(),
-        };
-        tasks.spawn(Arc::clone(&self.copier).run(self.stop.clone()));
-        tasks.spawn(presence.keep());
-        let reconciler = Reconciler {
-            store: self.store.clone(),
-            publisher,
-            values: Arc::clone(&self.values),
-            known: Arc::clone(&self.known),
-            results,
-            me: self.incarnation,
-            contact: Arc::clone(&self.contact),
-            patience: patience.unwrap_or(self.lease),
-            lease: self.lease,
-            stop: self.stop.clone(),
-        };
-        tasks.spawn(reconciler.run());
-    }
-}
-
-fn fetcher(options: &Options) -> Fetcher {
-    let receive = (options.memory_bytes / RECEIVE_SHARE).max(RECEIVE_BYTES_MIN);
-    match &options.simulated {
-        Some(simulated) => Fetcher::simulated(simulated.ports.clone()),
-        None => Fetcher::new(options.secret.as_ref(), Budget::new(receive)),
-    }
+/// Where `async fn` bodies find timers and sockets.
+fn user_runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(1).thread_name("bolthole-user").enable_all().build()
 }
 
 fn tasks_of(registry: &Registry) -> Vec<(String, String)> {
@@ -484,8 +240,4 @@ fn tasks_of(registry: &Registry) -> Vec<(String, String)> {
         named.map(|entry| (entry.name.to_owned(), entry.signature.to_owned())).collect();
     tasks.sort();
     tasks
-}
-
-fn prefetch(parcels: usize) -> u16 {
-    u16::try_from(parcels).unwrap_or(u16::MAX)
 }

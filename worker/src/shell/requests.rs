@@ -154,6 +154,13 @@ impl Shell {
         });
     }
 
+    pub(super) fn ring_later(&self, run: RunId, ready: Ready, info: TaskInfo, wait: Duration) {
+        let publisher = Arc::clone(&self.publisher);
+        self.tracker.spawn(async move {
+            publisher.ring_later(run, ready, &info, wait).await;
+        });
+    }
+
     pub(super) fn settle(&self, run: RunId, sequences: Vec<u64>) {
         let store = self.preparer.store.clone();
         let (owner, stop) = (self.me, self.preparer.stop.clone());
