@@ -2,6 +2,12 @@
 //! panic, and what was read can be written and read again. Each target is a function of an input;
 //! `tests/fuzz` calls it with millions of them, and `tests/tests/fuzz_replay.rs` with its corpus.
 
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a rule that is broken is told by a panic, as fuzzers want it"
+)]
+
 mod formats;
 mod outside;
 mod port;

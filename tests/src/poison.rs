@@ -1,5 +1,11 @@
 //! Tasks that harm the process they run in, and a few that only say where they are.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::needless_pass_by_value,
+    reason = "bodies that block their thread on purpose, with parameters of every kind"
+)]
+
 use std::fs;
 use std::hint::black_box;
 use std::process::{Command, abort, exit};
@@ -39,6 +45,9 @@ fn dig(depth: u64) -> u64 {
 }
 
 /// Is killed, as by a system that has run out of memory.
+///
+/// # Panics
+/// When it lives.
 #[task]
 pub fn is_killed(ctx: &Ctx) -> u64 {
     begin(ctx);
@@ -69,6 +78,9 @@ pub fn devours() -> u64 {
 }
 
 /// Never ends; writes its process's number into a file, and that of a process which it has started.
+///
+/// # Panics
+/// When there is no `sleep`, or the file cannot be written.
 #[task]
 pub fn spins(file: String, ctx: &Ctx) -> u64 {
     begin(ctx);

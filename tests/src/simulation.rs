@@ -57,6 +57,9 @@ enum Outcome {
 
 impl Case {
     /// Plays the case of a seed; `keep` its history.
+    ///
+    /// # Panics
+    /// When the graph cannot be run in order: then there is nothing to compare with.
     pub fn play(seed: u64, keep: bool) -> Self {
         let mut random = Random::new(seed);
         let dag = Dag::random(&mut random);
@@ -246,7 +249,7 @@ async fn left(inside: &Inside) -> Option<String> {
     let step = Duration::from_secs(5);
     let mut waited = Duration::ZERO;
     loop {
-        let runs = inside.store().runs().await.map(|runs| runs.len()).unwrap_or(0);
+        let runs = inside.store().runs().await.map_or(0, |runs| runs.len());
         let messages = inside.messages(&QueueName::default()).await;
         if runs == 0 && messages == 0 {
             return None;

@@ -2,6 +2,7 @@
 //! with the specification fails.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+#![allow(clippy::print_stdout, reason = "how soon each mistake is noticed is worth knowing")]
 
 use bolthole_tests::conformance::store::planted::MISTAKES;
 use bolthole_tests::conformance::store::world::{Ground, World, history};

@@ -104,7 +104,7 @@ impl Log {
     /// A step at this time.
     pub(super) fn step(&mut self, at: Duration, what: fmt::Arguments<'_>) {
         // Writing into a hash cannot fail.
-        let _ = write!(self.hash, "{} {what}\n", at.as_millis());
+        let _ = writeln!(self.hash, "{} {what}", at.as_millis());
         self.report.trace = self.hash.0;
         if self.keep {
             self.report.history.push(format!("{:>10.3} {what}", at.as_secs_f64()));

@@ -194,7 +194,7 @@ async fn pass(
     to: &mut (impl AsyncWrite + Unpin),
     changes: &[u8],
 ) -> bool {
-    let mut changed = false;
+    let mut other = false;
     let mut at = 0_usize;
     let mut buffer = [0; 256];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
@@ -205,7 +205,7 @@ async fn pass(
                 buffer[place - at] ^= change[1];
             }
         }
-        changed |= buffer != sent;
+        other |= buffer != sent;
         at += count;
         if to.write_all(&buffer[..count]).await.is_err() {
             break;
@@ -213,5 +213,5 @@ async fn pass(
     }
     // The other side is told that nothing more comes.
     let _ = to.shutdown().await;
-    changed
+    other
 }

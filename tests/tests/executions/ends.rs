@@ -59,7 +59,7 @@ pub(crate) async fn a_blob_of_two_runs_outlives_the_first(store: &Store) -> anyh
     }
     store.purge(first).await?;
     let blob = store.blob(second, [7; 32]).await?;
-    ensure!(blob.is_some_and(|blob| blob[..] == [7; 100_000]));
+    ensure!(blob.is_some_and(|blob| blob == vec![7; 100_000]));
     store.purge(second).await?;
     Ok(())
 }

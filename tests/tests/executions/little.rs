@@ -121,7 +121,9 @@ impl<'a> Little<'a> {
         for (index, ..) in ends {
             self.successors(*index).for_each(|to| *releases.entry(to).or_insert(0) += 1);
             let inputs = &self.inputs[usize::from(*index)];
-            inputs.iter().for_each(|from| *consumed.entry(task(*from)).or_insert(0) += 1);
+            for from in inputs {
+                *consumed.entry(task(*from)).or_insert(0) += 1;
+            }
         }
         let finished = ends.iter().map(|(index, generation, end)| Finished {
             index: *index,

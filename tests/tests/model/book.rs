@@ -44,23 +44,19 @@ impl Hash for Book {
 /// The locator of a value that a worker holds, and of one that is stored.
 pub(crate) fn end_of(value: Value, holder: Option<u8>) -> End {
     let (_, _, nonce) = value;
-    match holder {
-        Some(worker) => {
-            let record = HeldRecord {
-                length: 1,
-                digest: [nonce; 16],
-                nonce: nonce.into(),
-                copies: Copies::default(),
-            };
-            let record = bytes::Bytes::copy_from_slice(&record.to_bytes());
-            let worker = bolthole_broker::id::WorkerIndex::new(worker.into());
-            End::Done { locator: Locator::held(worker, 1), record, keep: false }
-        }
-        None => {
-            let record = bytes::Bytes::copy_from_slice(&[nonce; 8]);
-            End::Done { locator: Locator::Stored { length: 8 }, record, keep: true }
-        }
-    }
+    let Some(worker) = holder else {
+        let record = bytes::Bytes::copy_from_slice(&[nonce; 8]);
+        return End::Done { locator: Locator::Stored { length: 8 }, record, keep: true };
+    };
+    let record = HeldRecord {
+        length: 1,
+        digest: [nonce; 16],
+        nonce: nonce.into(),
+        copies: Copies::default(),
+    };
+    let record = bytes::Bytes::copy_from_slice(&record.to_bytes());
+    let worker = bolthole_broker::id::WorkerIndex::new(worker.into());
+    End::Done { locator: Locator::held(worker, 1), record, keep: false }
 }
 
 /// Which execution a stored record is of.

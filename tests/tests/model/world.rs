@@ -153,7 +153,7 @@ impl State {
     fn waits_for_time(&self) -> bool {
         let silent = self.workers.iter().any(|worker| worker.life == Life::Paused(self.now));
         let run = &self.book.run;
-        let waiting = run.state().is_running().then(|| run.ready(0, u64::MAX)).unwrap_or_default();
+        let waiting = if run.state().is_running() { run.ready(0, u64::MAX) } else { Vec::new() };
         let ready = self.ready();
         let held = |task: Task| {
             self.up().any(|(_, worker)| {

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn large_properties_are_left_out_and_all_else_passes() {
-        let body = frame(3, &[7; 100_000]);
+        let body = frame(3, &vec![7; 100_000]);
         let whole = header(PROPERTIES_BYTES_MAX);
         let bytes = [&frame(1, b"deliver")[..], &whole, &body, &header(100_000), &body].concat();
         let mut none = header(0);
