@@ -185,7 +185,8 @@ impl Cluster {
         Ok(keys.map(ToOwned::to_owned).collect())
     }
 
-    /// Messages of this cluster on the broker, by queue: waiting ones and unacknowledged ones.
+    /// Messages of this cluster on the broker, by queue: waiting ones and unacknowledged ones, but
+    /// for the one that each living worker holds so that others hear of its end.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -193,7 +194,9 @@ impl Cluster {
         let list = ["list_queues", "--silent", "--no-table-headers", "name", "messages"];
         let list = block_in_place(|| servers.rabbit.ctl(list))?;
         let mut messages = HashMap::new();
-        for line in list.lines().filter(|line| line.starts_with(&self.namespace)) {
+        let of_tasks =
+            |line: &&str| line.starts_with(&self.namespace) && !line.contains(".presence.");
+        for line in list.lines().filter(of_tasks) {
             let (name, count) = line.split_once('\t').context("two columns were asked for")?;
             messages.insert(name.to_owned(), count.trim().parse()?);
         }

@@ -161,8 +161,11 @@ async fn isolated_tasks_do_all_that_others_do() -> Result<()> {
 
     let file = cluster.folder().join("submitted");
     let submits = poison::submits::delayed(file.to_string_lossy().into_owned());
-    ensure!(timeout(PATIENCE, client.compute(submits)).await?? == 3);
-    until("the submitted task has run", async || Ok(file.exists().then_some(()))).await?;
+    // An unnamed run would be deleted as soon as its result is read.
+    let handle = client.run("submits").submit(&submits).await?;
+    ensure!(timeout(PATIENCE, handle.result()).await?? == 3);
+    timeout(PATIENCE, handle.in_run().wait()).await??;
+    ensure!(file.exists(), "the submitted task has not run");
 
     let error = failure(client.compute(workload::refuse::delayed("because")).await)?;
     ensure!(error.kind == TaskErrorKind::User && error.chain == ["because"], "{error:?}");

@@ -8,7 +8,6 @@ use bolthole_tests::simulation::{Case, Summary, play_all};
 const SEEDS: u64 = 200;
 
 #[test]
-#[ignore = "seeds 77 and 167 report a result as lost for good; the reason is not found yet"]
 fn whatever_goes_wrong_the_results_are_those_of_the_graph_run_in_order() {
     let mut summary = Summary::default();
     let mut broken = Vec::new();

@@ -15,7 +15,7 @@ use bolthole_broker::state::{KEPT, PINNED, TaskState};
 use bolthole_broker::store::Error;
 use futures_util::StreamExt;
 use futures_util::stream::iter;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::copies::{Copier, Peers};
@@ -75,8 +75,13 @@ impl Leaving {
                 Err(_) => break,
             }
             let next = (Instant::now() + ROUND).min(until);
-            // Ends early when nothing new can come.
-            let _ = timeout_at(next, finished.cancelled()).await;
+            if last {
+                // The store did not answer; it is not asked without a pause.
+                sleep_until(next).await;
+            } else {
+                // Ends early when nothing new can come.
+                let _ = timeout_at(next, finished.cancelled()).await;
+            }
             if Instant::now() >= until {
                 break;
             }

@@ -109,9 +109,6 @@ pub(crate) async fn left_behind(cluster: &Cluster, servers: &Pair) -> Result<Lef
     sleep(GONE_AFTER).await;
     let mut keys = cluster.keys_of_runs(servers)?;
     keys.retain(|key| servers.redis.cli(["PTTL", key]).is_ok_and(|ttl| ttl.trim() == "-1"));
-    // Living workers keep a message each, to be missed by others when they die.
-    let queues = cluster.messages(servers)?;
-    let lanes = queues.into_iter().filter(|(name, _)| !name.contains(".presence."));
-    let messages = lanes.map(|(_, messages)| messages).sum();
+    let messages = cluster.messages(servers)?.values().sum();
     Ok(Left { keys, messages })
 }
