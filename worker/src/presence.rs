@@ -7,7 +7,7 @@ use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits;
 use bolthole_broker::store::{Epoch, Store, WorkerRecord};
 use tokio::sync::RwLock;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::pulse::Pulse;
@@ -32,7 +32,10 @@ impl Presence {
     /// Renews the record until the worker stops, then deletes it.
     pub(crate) async fn keep(self) {
         let Self { store, index, mut record, lease, in_flight, epoch, pulse, stop } = self;
-        let mut renew = interval(lease / limits::WORKER_RENEWALS);
+        let every = lease / limits::WORKER_RENEWALS;
+        // An answer that is lost must not cost the record: asked again, it is renewed in time.
+        let patience = 2 * every;
+        let mut renew = interval(every);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -41,17 +44,23 @@ impl Presence {
                 _ = renew.tick() => {}
             }
             record.in_flight.clone_from(&in_flight.lock().unwrap_or_else(PoisonError::into_inner));
-            match store.beat(index, &record, lease).await {
-                Ok(true) => {}
-                Ok(false) => tracing::warn!(%index, "the worker's record had run out"),
-                Err(error) => {
+            match timeout(patience, store.beat(index, &record, lease)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => tracing::warn!(%index, "the worker's record had run out"),
+                Ok(Err(error)) => {
                     tracing::warn!(%index, %error, "the worker's record was not renewed");
                     pulse.store(Some(error.to_string()));
                     continue;
                 }
+                Err(_) => {
+                    tracing::warn!(%index, "the store does not answer: the record is renewed again");
+                    pulse.store(Some("it does not answer".to_owned()));
+                    continue;
+                }
             }
             pulse.store(None);
-            match store.epoch().await {
+            let Ok(epoch_now) = timeout(patience, store.epoch()).await else { continue };
+            match epoch_now {
                 Ok(now) if now != *epoch.read().await => {
                     tracing::warn!(
                         "the store has begun another life: what it said before is checked"

@@ -195,6 +195,8 @@ impl Sky {
             return Duration::ZERO;
         }
         if !self.calm && self.random.one_in(SLOW_ONE_IN) {
+            // Slower than a lease may be, so whatever runs again has its reason.
+            self.log.fault(self.began.elapsed(), "slow line");
             return Duration::from_millis(self.random.draw() % SLOW_MS);
         }
         Duration::from_millis(self.random.draw() % (max + 1))
