@@ -27,7 +27,7 @@ fn is_idle(entry: &Entry) -> bool {
         Call::Lease { requests, .. } => requests.is_empty(),
         Call::Unlease(leases) => leases.is_empty(),
         Call::Unpin(tasks, _) => tasks.is_empty(),
-        Call::Settle(_) => !entry.wrote,
+        Call::Settle(_) | Call::Refused(_) => !entry.wrote,
         Call::Other(_) => true,
         _ => false,
     }
