@@ -13,7 +13,7 @@
 //! | [`store`] | the truth: Redis, or memory |
 //! | [`handoff`] | the data port: results from worker to worker |
 //! | [`durable`] | copies of results that outlive their holders |
-//! | [`failpoint`], [`line`], `audit` | where tests and simulations make faults happen, and what they prove by |
+//! | [`failpoint`], [`mod@line`], `audit` | where tests and simulations make faults happen, and what they prove by |
 
 #![cfg_attr(
     test,
