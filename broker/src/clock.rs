@@ -12,8 +12,14 @@ use crate::id::{Incarnation, RunId};
 /// The date on which every simulation begins, in milliseconds since 1970.
 const SEEDED_START_MS: u64 = 1_700_000_000_000;
 
+/// Random bytes that a thread asks for at a time.
+const DRAWN_BYTES: usize = 512;
+
 thread_local! {
     static SEEDED: RefCell<Option<Seed>> = const { RefCell::new(None) };
+    /// Bytes that [`random_u64`] has asked for, and the place of the first one not yet given.
+    static DRAWN: RefCell<([u8; DRAWN_BYTES], usize)> =
+        const { RefCell::new(([0; DRAWN_BYTES], DRAWN_BYTES)) };
 }
 
 /// Where this thread's time and randomness come from, when not from the machine.
@@ -125,9 +131,20 @@ fn fill_seeded(bytes: &mut [u8]) -> bool {
     })
 }
 
-/// A random number of 64 bits.
+/// A random number of 64 bits. Every attempt of a task draws one, so the operating system is asked
+/// for many at a time.
 pub fn random_u64() -> u64 {
-    u64::from_be_bytes(random_bytes())
+    let mut number = [0; 8];
+    if !fill_seeded(&mut number) {
+        number = DRAWN.with_borrow_mut(|(drawn, next)| {
+            if *next == drawn.len() {
+                (*drawn, *next) = (random_bytes(), 0);
+            }
+            *next += number.len();
+            drawn[*next - number.len()..*next].try_into().unwrap_or_default()
+        });
+    }
+    u64::from_be_bytes(number)
 }
 
 /// A new run id.
@@ -142,9 +159,16 @@ pub fn new_incarnation() -> Incarnation {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn numbers_do_not_repeat_across_draws_from_the_system() {
+        let numbers: HashSet<u64> = (0..4 * DRAWN_BYTES).map(|_| random_u64()).collect();
+        assert_eq!(numbers.len(), 4 * DRAWN_BYTES);
+    }
 
     fn draws() -> (u64, [u8; 3], RunId) {
         (random_u64(), random_bytes(), new_run_id())

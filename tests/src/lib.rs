@@ -1,5 +1,6 @@
 //! What the tests of every crate share.
 //!
+//! - [`bench`]: what the benchmarks run, on graphs that other systems are measured on too.
 //! - [`chaos`]: random faults on real processes: drawn, played, judged, made smaller.
 //! - [`check`]: what must hold of a run, held against everything that is known of it.
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.
@@ -17,6 +18,7 @@
 //! - [`trend`]: whether memory, open files or keys grow.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
 
+pub mod bench;
 pub mod chaos;
 pub mod check;
 pub mod cluster;

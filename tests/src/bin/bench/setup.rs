@@ -1,0 +1,95 @@
+//! The system under measurement: servers and workers as processes of their own, or all of it here.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use bolthole::Client;
+use bolthole_tests::bench::usage;
+use bolthole_tests::cluster::{Cluster, Member};
+use bolthole_tests::servers::{Pair, RabbitServer, RedisOptions, RedisServer};
+
+/// What is measured, until it is dropped.
+pub(crate) struct Setup {
+    client: Client,
+    cluster: Option<Processes>,
+}
+
+struct Processes {
+    workers: Vec<Member>,
+    servers: Pair,
+    _cluster: Cluster,
+}
+
+impl Setup {
+    pub(crate) async fn start(embedded: bool, workers: u32, slots: u32) -> Result<Self> {
+        if embedded {
+            let slots = usize::try_from(workers * slots)?;
+            let client = Client::embedded_builder().slots(slots).start().await?;
+            return Ok(Self { client, cluster: None });
+        }
+        let servers = tokio::task::spawn_blocking(servers).await??;
+        let cluster = Cluster::new(std::env::current_exe()?, &servers)?;
+        let slots = slots.to_string();
+        let environment = [("BOLTHOLE_SLOTS", slots.as_str()), ("RUST_LOG", "info")];
+        let mut members = Vec::new();
+        for number in 0..workers {
+            members.push(cluster.worker_with(&format!("worker-{number}"), &environment).await?);
+        }
+        let client = cluster.client().await?;
+        let processes = Processes { workers: members, servers, _cluster: cluster };
+        Ok(Self { client, cluster: Some(processes) })
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    pub(crate) fn redis(&self) -> Option<&RedisServer> {
+        self.cluster.as_ref().map(|processes| &processes.servers.redis)
+    }
+
+    /// The processes by what they are.
+    pub(crate) fn roles(&self) -> BTreeMap<&'static str, Vec<u32>> {
+        let mut roles = BTreeMap::from([("client", vec![std::process::id()])]);
+        if let Some(Processes { workers, servers, .. }) = &self.cluster {
+            roles.insert("redis", servers.redis.pid().into_iter().collect());
+            roles.insert("rabbitmq", servers.rabbit.pid().into_iter().collect());
+            roles.insert("workers", workers.iter().map(Member::id).collect());
+        }
+        roles
+    }
+
+    pub(crate) fn reset_peaks(&self) {
+        self.roles().values().for_each(|processes| usage::reset_peak(processes));
+    }
+
+    /// The most memory that each process has had since, in MiB.
+    pub(crate) fn peaks(&self) -> BTreeMap<&'static str, Vec<u64>> {
+        let roles = self.roles().into_iter();
+        roles.map(|(role, processes)| (role, usage::peak_rss_mib(&processes))).collect()
+    }
+}
+
+/// Redis without its append-only file, as the other systems are measured.
+fn servers() -> Result<Pair> {
+    let rabbit = std::thread::spawn(RabbitServer::start);
+    let redis = RedisServer::start(&RedisOptions::default())?;
+    let rabbit = rabbit.join().ok().context("starting RabbitMQ panicked")??;
+    Ok(Pair { rabbit, redis })
+}
+
+/// A worker of the benchmark, as a process.
+#[tokio::main]
+pub(crate) async fn work() -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::new("info");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(bolthole::worker::from_env()?.run_async().await?)
+}

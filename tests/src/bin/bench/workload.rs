@@ -1,0 +1,270 @@
+//! The workloads: how each is called, what it computes, what is right.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bolthole::{Client, Delayed};
+use bolthole_tests::bench::draw::Draw;
+use bolthole_tests::bench::etl::Etl;
+use bolthole_tests::bench::schedule::{self, Timed};
+use bolthole_tests::bench::tasks::{add, concat, inc, length, noop, produce, spin, split, total};
+use bolthole_tests::bench::trace::Trace;
+
+use crate::metg::Pattern;
+
+const MIB: usize = 1 << 20;
+/// How far back a task of `random` looks for its inputs, and how many it has at most.
+const RANDOM_WINDOW: u32 = 1_000;
+const RANDOM_INPUTS: u32 = 3;
+
+pub(crate) const HELP: &str = "\
+Workloads and their sizes:
+  noop N              N independent tasks, gathered by the client
+  chain N             N tasks, each of which needs the one before
+  tree LEAVES         binary reduction; LEAVES is a power of two
+  etl N,M             the ETL graph of N files and M pairs, without its work
+  etlsleep N,M        the same with its durations, on 20 slots
+  shuffle P           all to all: P producers of P MiB, P * P splits of 1 MiB, P concatenations
+  bigfan MIB,K        one large result, K consumers of all of it
+  stencil W,T         T rows of W tasks, each of which needs three neighbours of the row before
+  random N            N tasks with up to 3 inputs from the last 1,000
+  latency COUNT       one task to an idle system and back, COUNT times
+  trace FILE,T,B      a recorded workflow, its times scaled by T and its sizes by B, on 20 slots
+  metg PATTERN[,T]    the shortest tasks at 50 % efficiency; PATTERN is trivial, stencil_1d, fft,
+                      tree or random_nearest, over T rows (1000)
+  million [W,T]       a stencil of W * T tasks (1000,1000), submitted one by one";
+
+/// What to run.
+pub(crate) enum Workload {
+    Noop { tasks: u64 },
+    Chain { tasks: u64 },
+    Tree { leaves: u64 },
+    Etl { etl: Etl, sleeps: bool },
+    Shuffle { parts: usize },
+    Bigfan { mib: usize, consumers: usize },
+    Stencil { width: usize, steps: usize },
+    Random { tasks: u64 },
+    Latency { count: u32 },
+    Trace { trace: Trace },
+    Metg { pattern: Pattern, steps: u32 },
+    Million { width: usize, steps: usize },
+}
+
+/// How long a workload takes where nothing costs anything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ideal {
+    pub(crate) schedule: Duration,
+    pub(crate) bound: Duration,
+}
+
+impl Workload {
+    pub(crate) fn parse(name: &str, size: &str) -> Result<Self> {
+        let parts: Vec<&str> = size.split(',').filter(|part| !part.is_empty()).collect();
+        let wrong = || format!("the size `{size}` does not suit `{name}`; see --help");
+        let workload = match (name, parts[..].as_ref()) {
+            ("noop", [n]) => Self::Noop { tasks: number(n).with_context(wrong)? },
+            ("chain", [n]) => Self::Chain { tasks: number(n).with_context(wrong)? },
+            ("tree", [n]) => Self::Tree { leaves: number(n).with_context(wrong)? },
+            ("etl" | "etlsleep", [n, m]) => {
+                let (files, pairs) =
+                    (number(n).with_context(wrong)?, number(m).with_context(wrong)?);
+                ensure!(files >= 4, "the ETL graph needs four files to have pairs of windows");
+                let sleeps = name == "etlsleep";
+                Self::Etl { etl: Etl::new(files, pairs, sleeps), sleeps }
+            }
+            ("shuffle", [n]) => Self::Shuffle { parts: number(n).with_context(wrong)? },
+            ("bigfan", [mib, k]) => Self::Bigfan {
+                mib: number(mib).with_context(wrong)?,
+                consumers: number(k).with_context(wrong)?,
+            },
+            ("stencil", [w, t]) => Self::Stencil {
+                width: number(w).with_context(wrong)?,
+                steps: number(t).with_context(wrong)?,
+            },
+            ("random", [n]) => Self::Random { tasks: number(n).with_context(wrong)? },
+            ("latency", [n]) => Self::Latency { count: number(n).with_context(wrong)? },
+            ("trace", [file, time, bytes]) => {
+                let scales =
+                    (number(time).with_context(wrong)?, number(bytes).with_context(wrong)?);
+                Self::Trace { trace: Trace::read(&PathBuf::from(file), scales.0, scales.1)? }
+            }
+            ("metg", [pattern]) => Self::Metg { pattern: pattern.parse()?, steps: 1000 },
+            ("metg", [pattern, t]) => {
+                Self::Metg { pattern: pattern.parse()?, steps: number(t).with_context(wrong)? }
+            }
+            ("million", []) => Self::Million { width: 1000, steps: 1000 },
+            ("million", [w, t]) => Self::Million {
+                width: number(w).with_context(wrong)?,
+                steps: number(t).with_context(wrong)?,
+            },
+            _ => bail!("{}", wrong()),
+        };
+        if let Self::Tree { leaves } = workload {
+            ensure!(leaves.is_power_of_two(), "the leaves of a tree are a power of two");
+        }
+        Ok(workload)
+    }
+
+    /// How many tasks one run has.
+    pub(crate) fn tasks(&self) -> u64 {
+        let count = |tasks: usize| tasks as u64;
+        match self {
+            Self::Noop { tasks } | Self::Chain { tasks } | Self::Random { tasks } => *tasks,
+            Self::Tree { leaves } => 2 * leaves - 1,
+            Self::Etl { etl, .. } => count(etl.tasks()),
+            Self::Shuffle { parts } => count(parts + parts * parts + parts + 1),
+            Self::Bigfan { consumers, .. } => count(consumers + 2),
+            Self::Stencil { width, steps } | Self::Million { width, steps } => {
+                count(width * steps + 1)
+            }
+            Self::Trace { trace } => count(trace.tasks()),
+            Self::Latency { .. } | Self::Metg { .. } => 0,
+        }
+    }
+
+    /// How much goes from tasks to others, for workloads that are about that.
+    pub(crate) fn mib(&self) -> Option<u64> {
+        match self {
+            Self::Shuffle { parts } => Some((parts * parts) as u64),
+            Self::Bigfan { mib, consumers } => Some((mib * consumers) as u64),
+            _ => None,
+        }
+    }
+
+    /// What it would take on ideal slots, for workloads whose tasks have durations.
+    pub(crate) fn ideal(&self, slots: u32) -> Option<Ideal> {
+        let ideal = |tasks: &[Timed]| Ideal {
+            schedule: schedule::critical_path_first(tasks, slots),
+            bound: schedule::bound(tasks, slots),
+        };
+        match self {
+            Self::Etl { etl, sleeps: true } => Some(ideal(&etl.timed())),
+            Self::Trace { trace } => Some(ideal(&trace.timed())),
+            _ => None,
+        }
+    }
+
+    /// Runs it once; whether the result is right.
+    pub(crate) async fn run(&self, client: &Client) -> Result<bool> {
+        Ok(match self {
+            Self::Noop { tasks } => {
+                let calls: Vec<_> = (0..*tasks).map(noop::delayed).collect();
+                client.compute(calls).await?.into_iter().sum::<u64>() == tasks / 2
+            }
+            Self::Chain { tasks } => {
+                let first = inc::delayed(0_u64);
+                let last = (1..*tasks).fold(first, |before, _| inc::delayed(before));
+                client.compute(last).await? == *tasks
+            }
+            Self::Tree { leaves } => client.compute(tree(*leaves)).await? == leaves / 2,
+            Self::Etl { etl, .. } => client.compute(etl.calls()).await? == etl.expected(),
+            Self::Shuffle { parts } => {
+                client.compute(shuffle(*parts)).await? == (parts * parts * MIB) as u64
+            }
+            Self::Bigfan { mib, consumers } => {
+                let whole = produce::delayed(1, mib * MIB);
+                let lengths: Vec<_> = (0..*consumers).map(|_| length::delayed(&whole)).collect();
+                client.compute(total::delayed(lengths)).await? == (consumers * mib * MIB) as u64
+            }
+            Self::Stencil { width, steps } => {
+                client.compute(stencil(*width, *steps)).await? == stencil_expected(*width, *steps)
+            }
+            Self::Random { tasks } => {
+                let (call, expected) = random(*tasks);
+                client.compute(call).await? == expected
+            }
+            Self::Trace { trace } => client.compute(trace.calls()).await? == trace.expected(),
+            Self::Latency { .. } | Self::Metg { .. } | Self::Million { .. } => {
+                bail!("this workload is measured in a way of its own")
+            }
+        })
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    text.parse().with_context(|| format!("`{text}` is not a number"))
+}
+
+fn tree(leaves: u64) -> Delayed<u64> {
+    let mut row: Vec<_> = (0..leaves).map(noop::delayed).collect();
+    while row.len() > 1 {
+        row = row.chunks(2).map(|two| add::delayed(&two[0], &two[1])).collect();
+    }
+    row.swap_remove(0)
+}
+
+fn shuffle(parts: usize) -> Delayed<u64> {
+    let whole: Vec<_> = (0..parts).map(|_| produce::delayed(1, parts * MIB)).collect();
+    let pieces: Vec<Vec<_>> = whole
+        .iter()
+        .map(|whole| (0..parts).map(|number| split::delayed(whole, number, MIB)).collect())
+        .collect();
+    let joined = (0..parts).map(|number| {
+        concat::delayed(pieces.iter().map(|pieces| &pieces[number]).collect::<Vec<_>>())
+    });
+    total::delayed(joined.collect::<Vec<_>>())
+}
+
+/// The places of the row before that a place needs: itself and its neighbours.
+pub(crate) fn neighbours(place: usize, width: usize) -> std::ops::RangeInclusive<usize> {
+    place.saturating_sub(1)..=(place + 1).min(width.saturating_sub(1))
+}
+
+fn stencil(width: usize, steps: usize) -> Delayed<u64> {
+    let mut row: Vec<Delayed<u64>> = Vec::new();
+    for _ in 0..steps {
+        let inputs = |place| -> Vec<_> {
+            let before = (!row.is_empty()).then(|| neighbours(place, width));
+            before.into_iter().flatten().map(|input| &row[input]).collect()
+        };
+        row = (0..width).map(|place| spin::delayed(0, inputs(place))).collect();
+    }
+    total::delayed(row)
+}
+
+/// One for each task and the sum of its inputs, added up over the last row.
+pub(crate) fn stencil_expected(width: usize, steps: usize) -> u64 {
+    let mut row: Vec<u64> = Vec::new();
+    for _ in 0..steps {
+        let sum = |place| {
+            let before = (!row.is_empty()).then(|| neighbours(place, width));
+            let inputs = before.into_iter().flatten().map(|input| row[input]);
+            inputs.fold(1, u64::wrapping_add)
+        };
+        row = (0..width).map(sum).collect();
+    }
+    row.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Up to three inputs each from the last thousand; what nobody takes is added up, so that every
+/// task is needed.
+fn random(tasks: u64) -> (Delayed<u64>, u64) {
+    let mut draw = Draw::new(42);
+    let (mut calls, mut values) = (Vec::<Delayed<u64>>::new(), Vec::<u64>::new());
+    let mut taken = Vec::new();
+    for _ in 0..tasks {
+        let mut inputs = Vec::new();
+        let window = values.len().min(RANDOM_WINDOW as usize);
+        for _ in 0..if window == 0 { 0 } else { draw.below(RANDOM_INPUTS + 1) } {
+            let back = draw.below(u32::try_from(window).unwrap_or(RANDOM_WINDOW)) as usize;
+            let input = values.len() - 1 - back;
+            if !inputs.contains(&input) {
+                inputs.push(input);
+            }
+        }
+        values.push(inputs.iter().fold(1, |sum, input| sum.wrapping_add(values[*input])));
+        calls.push(spin::delayed(0, inputs.iter().map(|input| &calls[*input]).collect::<Vec<_>>()));
+        taken.push(false);
+        for input in inputs {
+            taken[input] = true;
+        }
+    }
+    let ends = || taken.iter().enumerate().filter(|(_, taken)| !**taken).map(|(place, _)| place);
+    let expected = ends().fold(0, |sum: u64, place| sum.wrapping_add(values[place]));
+    (total::delayed(ends().map(|place| &calls[place]).collect::<Vec<_>>()), expected)
+}
