@@ -64,6 +64,26 @@ pub const MEMORY_CRITICAL_PERCENT: u64 = 90;
 pub const STORED_COPY_MAX: u64 = 8 << 20;
 /// All results that one leaving worker copies into the store, which is sized for small ones.
 pub const LEAVING_STORED_MAX: u64 = 64 << 20;
+/// Tasks whose results one message asks a holder to relay: a message of 1.6 kB.
+pub const RELAY_TASKS_MAX: usize = 256;
+/// Messages of this kind that a holder works on; it hears again of those that it passes over.
+pub const RELAYS_MAX: usize = 8;
+/// All results that one worker relays through the store, which is sized for small ones.
+pub const RELAYED_STORED_MAX: u64 = 64 << 20;
+/// How often a worker hands a task back because the holder of an input lives and cannot be reached
+/// from here, before the input is computed again. With the waits between them this takes 20 s: time
+/// for a relay of some GiB, or for another worker to take the task, and as long as two leases, after
+/// which the record of a holder that has died is long gone.
+pub const HAND_BACKS_MAX: u32 = 24;
+/// The waits before such a task is rung for again, the shortest and, doubled each time, the longest.
+pub const HAND_BACK_WAIT: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(1));
+/// Tasks that were handed back and whose number of times is remembered: about 1 MiB. Beyond that the
+/// oldest begin anew.
+pub const HAND_BACKS_KNOWN_MAX: usize = 16 << 10;
+/// How long a worker asks nothing of a holder that it could not reach, at first and, doubled each
+/// time, at the most: all that need results from there would else wait for its time-outs in turn.
+pub const LINK_REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Publishes waiting for the broker's confirm, for one process.
 pub const UNCONFIRMED_MAX: usize = 512;
 /// One message: a parcel and its envelope.

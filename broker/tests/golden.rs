@@ -155,6 +155,14 @@ fn control_messages_are_as_they_were() {
     let message = Control::Ended(RunId::new(1_700_000_000_000, 5));
     let stored = golden("control_v1.bin", &message.encode());
     assert_eq!(Control::decode(&stored), Ok(message));
+    let message = Control::Relay {
+        run: RunId::new(1_700_000_000_000, 5),
+        holder: WorkerIndex::new(0x01_0203),
+        to: WorkerIndex::new(0x04_0506),
+        tasks: vec![TaskId::new(2, 300), TaskId::new(2, 301)],
+    };
+    let stored = golden("control_relay_v1.bin", &message.encode());
+    assert_eq!(Control::decode(&stored), Ok(message));
 }
 
 #[test]

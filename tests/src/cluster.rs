@@ -12,7 +12,9 @@ use bolthole_broker::store::{Redis, Store};
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
+use crate::proxy::Proxy;
 use crate::servers::group::{Group, Process};
+use crate::servers::port::Port;
 use crate::servers::{self, Pair};
 
 /// Far more than anything here takes on a busy machine.
@@ -136,6 +138,20 @@ impl Cluster {
         })
         .await?;
         Ok(worker)
+    }
+
+    /// A worker whose data port others reach through a proxy only.
+    ///
+    /// # Errors
+    /// As for [`Cluster::worker`], and when no port can be opened.
+    pub async fn worker_behind_proxy(&self, name: &str) -> anyhow::Result<(Member, Proxy)> {
+        let port = Port::reserve()?;
+        let proxy = Proxy::before(port.number()).await?;
+        let (bind, advertise) =
+            (format!("127.0.0.1:{}", port.number()), format!("127.0.0.1:{}", proxy.port()));
+        drop(port);
+        let environment = [("BOLTHOLE_BIND", &*bind), ("BOLTHOLE_ADVERTISE", &*advertise)];
+        Ok((self.worker_with(name, &environment).await?, proxy))
     }
 
     /// A client of this cluster in the process of the test.

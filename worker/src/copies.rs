@@ -1,10 +1,13 @@
 //! Second places for results that must outlive this worker: for outputs when they have been there
 //! for a moment, for what an effect returned before it is committed. The result folder if there is
-//! one, else another worker; for effects at last the store.
+//! one, else another worker; for effects at last the store. And, in `relay`, for what a worker needs
+//! that cannot reach this one.
+
+mod relay;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bolthole_broker::durable::Folder;
@@ -16,6 +19,7 @@ use bolthole_broker::run::{Commit, End, Relocation, TaskStatus};
 use bolthole_broker::state::{PINNED, TaskState};
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -34,10 +38,18 @@ pub(crate) struct Copier {
     folder: Option<Folder>,
     /// Whose turn it is among the peers.
     turn: AtomicUsize,
+    /// Messages that ask for relays and are worked on.
+    relays: Semaphore,
+    /// Results that are being relayed.
+    relaying: Mutex<BTreeSet<ResultKey>>,
+    /// Bytes that were relayed through the store.
+    relayed: AtomicU64,
 }
 
+/// A worker that may take results over.
+type Place = (WorkerIndex, Peer);
 /// The workers that may take results over.
-pub(crate) type Peers = Vec<(WorkerIndex, Peer)>;
+pub(crate) type Peers = Vec<Place>;
 
 impl Copier {
     pub(crate) fn new(
@@ -48,7 +60,17 @@ impl Copier {
         folder: Option<Folder>,
     ) -> Arc<Self> {
         let (store, held, fetcher) = (store.clone(), held.clone(), fetcher.clone());
-        Arc::new(Self { store, held, me, fetcher, folder, turn: AtomicUsize::new(0) })
+        Arc::new(Self {
+            store,
+            held,
+            me,
+            fetcher,
+            folder,
+            turn: AtomicUsize::new(0),
+            relays: Semaphore::new(limits::RELAYS_MAX),
+            relaying: Mutex::default(),
+            relayed: AtomicU64::new(0),
+        })
     }
 
     /// All living workers but this one that can be reached.

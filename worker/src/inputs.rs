@@ -1,5 +1,7 @@
 //! The results that a task uses: from here, from the store, from the peer that holds them.
 
+mod reach;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,13 +16,16 @@ use bolthole_broker::state::TaskState;
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+pub(crate) use self::reach::Reach;
 use crate::values::{Found, Values};
 
-/// Tries at a peer that does not answer, and the wait before each next one, doubled each time.
-const FETCH_TRIES: u32 = 4;
+/// Tries at a peer that does not answer, and the wait between them. They are for a connection that
+/// breaks, or a peer that is busy: one that took longer than this to fail would do so again.
+const FETCH_TRIES: u32 = 3;
 const FETCH_WAIT: Duration = Duration::from_millis(100);
+const FETCH_QUICK: Duration = Duration::from_secs(1);
 
 /// Inputs could not be looked for.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,8 @@ pub(crate) enum Input {
     NoResult(TaskId),
     /// It is done, but its result cannot be had from where this says.
     Lost(Locator),
+    /// It is done, and whoever has it lives, but cannot be reached from here.
+    Unreached(Locator),
     /// It is not done: the message that said so is of a past that was undone.
     Pending,
 }
@@ -61,6 +68,7 @@ pub(crate) struct Inputs {
     pub(crate) fetcher: Fetcher,
     pub(crate) durable: Durable,
     pub(crate) me: WorkerIndex,
+    pub(crate) reach: Reach,
     /// Results being fetched: who wants one of them too waits and finds it here.
     pub(crate) gates: Gates,
 }
@@ -146,8 +154,40 @@ impl Inputs {
         for (worker, wants) in wants {
             inputs.extend(self.fetch(worker, wants).await?);
         }
-        for (task, key, record) in copies {
-            if matches!(inputs.get(&task), Some(Input::Lost(_)))
+        self.look_for_copies(copies, &mut inputs).await?;
+        Ok(inputs)
+    }
+
+    /// Looks elsewhere for results that their holders do not give: at their second holders, in the
+    /// result folder, in the store.
+    async fn look_for_copies(
+        &self,
+        mut copies: Vec<(TaskId, ResultKey, HeldRecord)>,
+        inputs: &mut HashMap<TaskId, Input>,
+    ) -> Result<(), InputError> {
+        let mut seconds: BTreeMap<WorkerIndex, Vec<(TaskId, Locator, Want)>> = BTreeMap::new();
+        copies.retain(|(task, key, record)| {
+            let Some(Input::Lost(locator) | Input::Unreached(locator)) = inputs.get(task) else {
+                return false;
+            };
+            if let Some(second) = record.copies.worker {
+                let digest = Digest::from_bytes(record.digest);
+                let want = Want { key: *key, length: record.length, digest };
+                seconds.entry(second).or_default().push((*task, *locator, want));
+            }
+            true
+        });
+        for (second, wants) in seconds {
+            for (task, found) in self.fetch(second, wants).await? {
+                // It is lost only when both say so.
+                if !matches!(found, Input::Lost(_)) {
+                    inputs.insert(task, found);
+                }
+            }
+        }
+        for (task, key, mut record) in copies {
+            record.copies.worker = None;
+            if !matches!(inputs.get(&task), Some(Input::Value(_)))
                 && let Some(bytes) = self.durable.read(key, &record).await?
             {
                 let value = Value { bytes, typed: None };
@@ -155,7 +195,7 @@ impl Inputs {
                 inputs.insert(task, Input::Value(value));
             }
         }
-        Ok(inputs)
+        Ok(())
     }
 
     /// Drops copies of results that were computed again since. A task that is pending has no result
@@ -232,8 +272,8 @@ impl Inputs {
         }
     }
 
-    /// Fetches results that one worker holds. What it does not have any more is lost; a worker that
-    /// cannot be reached for a while is as good as dead.
+    /// Fetches results that one worker holds. What it does not have any more is lost, and so is all
+    /// that a worker had whose record is gone.
     async fn fetch(
         &self,
         worker: WorkerIndex,
@@ -243,6 +283,10 @@ impl Inputs {
         if worker == self.me {
             for (task, locator, want) in wants {
                 let value = self.read_back(&want.key).await;
+                if let Some(value) = &value {
+                    // A copy that was handed over is found at once from now on.
+                    self.values.keep_copy(want.key, value.clone());
+                }
                 inputs.push((task, value.map_or(Input::Lost(locator), Input::Value)));
             }
             return Ok(inputs);
@@ -256,43 +300,68 @@ impl Inputs {
             }
             _ => true,
         });
-        if wants.is_empty() {
-            return Ok(inputs);
-        }
-        let mut wait = FETCH_WAIT;
         for attempt in 1..=FETCH_TRIES {
-            let Some(record) = self.store.worker(worker).await? else { break };
-            let peer = Peer { addr: record.address, incarnation: record.incarnation };
-            let list = wants.iter().map(|(_, _, want)| want.clone()).collect();
-            let fetched = self.fetcher.fetch(&peer, list).await;
-            let mut again = Vec::new();
-            for ((task, locator, want), result) in wants.into_iter().zip(fetched) {
-                match result {
-                    Ok(bytes) => {
-                        let value = Value { bytes, typed: None };
-                        self.values.keep_copy(want.key, value.clone());
-                        inputs.push((task, Input::Value(value)));
-                    }
-                    Err(error) if error.is_lost() => inputs.push((task, Input::Lost(locator))),
-                    // Not lost: whoever set up the cluster must act, and another worker may do.
-                    Err(error @ (FetchError::Auth { .. } | FetchError::Protocol { .. })) => {
-                        return Err(InputError::Peer(error));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%task, %worker, attempt, %error, "fetch failed");
-                        again.push((task, locator, want));
-                    }
-                }
-            }
-            wants = again;
             if wants.is_empty() {
                 return Ok(inputs);
             }
-            sleep(wait).await;
-            wait *= 2;
+            let Some(record) = self.store.worker(worker).await? else {
+                inputs.extend(wants.into_iter().map(|(task, at, _)| (task, Input::Lost(at))));
+                return Ok(inputs);
+            };
+            if attempt == 1 && !self.reach.may_ask(worker) {
+                break;
+            }
+            let began = Instant::now();
+            let peer = Peer { addr: record.address, incarnation: record.incarnation };
+            let (again, silent) = self.fetch_once(worker, &peer, wants, &mut inputs).await?;
+            wants = again;
+            if !silent {
+                self.reach.answered(worker);
+            } else if began.elapsed() >= FETCH_QUICK || attempt == FETCH_TRIES {
+                self.reach.failed(worker);
+                break;
+            }
+            if !wants.is_empty() {
+                sleep(FETCH_WAIT).await;
+            }
         }
-        inputs.extend(wants.into_iter().map(|(task, locator, _)| (task, Input::Lost(locator))));
+        inputs.extend(wants.into_iter().map(|(task, at, _)| (task, Input::Unreached(at))));
         Ok(inputs)
+    }
+
+    /// Asks a worker for results once; those that it may give another time, and whether it was
+    /// silent.
+    async fn fetch_once(
+        &self,
+        worker: WorkerIndex,
+        peer: &Peer,
+        wants: Vec<(TaskId, Locator, Want)>,
+        inputs: &mut Vec<(TaskId, Input)>,
+    ) -> Result<(Vec<(TaskId, Locator, Want)>, bool), InputError> {
+        let list = wants.iter().map(|(_, _, want)| want.clone()).collect();
+        let fetched = self.fetcher.fetch(peer, list).await;
+        let mut again = Vec::new();
+        let mut silent = false;
+        for ((task, locator, want), result) in wants.into_iter().zip(fetched) {
+            match result {
+                Ok(bytes) => {
+                    let value = Value { bytes, typed: None };
+                    self.values.keep_copy(want.key, value.clone());
+                    inputs.push((task, Input::Value(value)));
+                }
+                Err(error) if error.is_lost() => inputs.push((task, Input::Lost(locator))),
+                // Not lost: whoever set up the cluster must act, and another worker may do.
+                Err(error @ (FetchError::Auth { .. } | FetchError::Protocol { .. })) => {
+                    return Err(InputError::Peer(error));
+                }
+                Err(error) => {
+                    tracing::warn!(%task, %worker, %error, "fetch failed");
+                    silent |= matches!(error, FetchError::Unreachable { .. });
+                    again.push((task, locator, want));
+                }
+            }
+        }
+        Ok((again, silent))
     }
 }
 

@@ -12,7 +12,7 @@ use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
-use bolthole_broker::locator::{HeldRecord, Locator};
+use bolthole_broker::locator::HeldRecord;
 use bolthole_broker::registry::{Registry, TaskEntry};
 use bolthole_broker::run::{Header, Ready};
 use bolthole_broker::state::TaskState;
@@ -27,10 +27,14 @@ use crate::core::Describe;
 use crate::flight::{Doubt, Key, Prepared, Runnable, TaskInfo, Wanted};
 use crate::inputs::{Input, InputError, Inputs};
 use crate::known::Known;
-use crate::lineage::{Lineage, Recovered, forwarded_to};
+use crate::lineage::{Lineage, forwarded_to};
 use crate::options::ChildOptions;
 use crate::turns::{Turn, Turns};
 use crate::values::Values;
+
+mod missing;
+
+use missing::{lost_of, without_inputs};
 
 /// The wait before the store is asked again, doubled each time up to the second.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -160,7 +164,8 @@ impl Preparer {
         needed.sort_unstable();
         needed.dedup();
         let doubtful = waiting.iter().any(|(_, _, doubt)| *doubt != Doubt::None);
-        let inputs = self.inputs.gather(run, needed, doubtful).await?;
+        let mut inputs = self.inputs.gather(run, needed, doubtful).await?;
+        let waits = self.hand_back(run, &waiting, &mut inputs).await;
         let recovered = self.lineage.recover(run, lost_of(&waiting, &inputs)).await?;
         let mut rearmed = recovered.ready.clone();
         let again = waiting.iter().any(|(_, _, doubt)| *doubt == Doubt::Repeated);
@@ -168,7 +173,8 @@ impl Preparer {
         for (ready, info, doubt) in waiting {
             let header = header.clone().unwrap_or_default();
             let key = (run, ready.task);
-            let without = without_inputs(ready, &info, &inputs, &recovered, &mut rearmed);
+            let wait = waits.get(&ready.task).copied();
+            let without = without_inputs(ready, &info, &inputs, wait, &recovered, &mut rearmed);
             if let Some(end) = without {
                 prepared.push((key, end));
                 continue;
@@ -414,62 +420,6 @@ impl Parked {
         since.retain(|_, first| now < *first + 2 * limits::PARK_MAX);
         now >= *since.entry(key).or_insert(now) + limits::PARK_MAX
     }
-}
-
-/// The lost inputs of those tasks that will run: one that is skipped needs none of its inputs.
-fn lost_of(
-    waiting: &[(Ready, TaskInfo, Doubt)],
-    inputs: &HashMap<TaskId, Input>,
-) -> Vec<(TaskId, Locator)> {
-    let without = |input: &TaskId| matches!(inputs.get(input), Some(Input::NoResult(_)));
-    let all = waiting.iter().map(|(ready, info, _)| info.inputs(ready));
-    let needed = all.filter(|all| !all.iter().any(without)).flatten();
-    let lost = needed.filter_map(|task| match inputs.get(task) {
-        Some(Input::Lost(locator)) => Some((*task, *locator)),
-        _ => None,
-    });
-    lost.collect()
-}
-
-/// What becomes of a task one of whose inputs is not here; `None` when all are. The first task that
-/// waits for lost results takes `rearmed` along, to ring for them.
-fn without_inputs(
-    ready: Ready,
-    info: &TaskInfo,
-    inputs: &HashMap<TaskId, Input>,
-    recovered: &Recovered,
-    rearmed: &mut Vec<Ready>,
-) -> Option<Prepared> {
-    let info = info.clone();
-    let mut missing = false;
-    let mut moved = false;
-    for input in info.inputs(&ready) {
-        match inputs.get(input) {
-            Some(Input::Value(_)) => {}
-            Some(Input::NoResult(cause)) => {
-                return Some(Prepared::Skip { ready, info: info.clone(), cause: *cause });
-            }
-            Some(Input::Lost(_)) if recovered.hopeless.contains_key(input) => {
-                let why = recovered.hopeless.get(input).copied().unwrap_or_default();
-                let message = format!("the result of {input} {why}");
-                let kind = TaskErrorKind::DataLost;
-                return Some(Prepared::Fail { ready, info, attempt: 1, kind, message });
-            }
-            Some(Input::Lost(_)) => {
-                missing = true;
-                moved |= recovered.moved.contains(input);
-            }
-            Some(Input::Pending) | None => missing = true,
-        }
-    }
-    let mut ring = std::mem::take(rearmed);
-    // Where it has moved is found out when this task is rung for again.
-    ring.extend(moved.then_some(ready));
-    if missing {
-        return Some(Prepared::Drop { rearmed: ring });
-    }
-    *rearmed = ring;
-    None
 }
 
 fn is_relay(ready: Ready, info: &TaskInfo) -> bool {

@@ -256,6 +256,7 @@ impl Shell {
                         self.perform(effects).await;
                     }
                 }
+                Ok(Control::Relay { run, holder, to, tasks }) => self.relay(run, holder, to, tasks),
                 Err(error) => tracing::warn!(%error, "a control message is not understood"),
             },
             Event::SessionLost { epoch, reason } => {

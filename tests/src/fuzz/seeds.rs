@@ -17,7 +17,11 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             ("blob".to_owned(), [&b"\0\x03"[..], &[0xab; 32], b"\x80\x80\x04"].concat()),
         ],
         "chunk" => vec![golden("chunk_v1.bin", &[3])],
-        "control" => vec![golden("control_v1.bin", &[0]), golden("presence_v1.bin", &[1])],
+        "control" => vec![
+            golden("control_v1.bin", &[0]),
+            golden("control_relay_v1.bin", &[0]),
+            golden("presence_v1.bin", &[1]),
+        ],
         "parcel" => vec![golden("parcel_v1.bin", &[])],
         "records" => {
             let (_, locators) = golden("locators_v1.bin", &[]);

@@ -97,6 +97,20 @@ impl Shell {
         });
     }
 
+    /// Gives results that are here another place, for a worker that cannot reach this one.
+    pub(super) fn relay(
+        &self,
+        run: RunId,
+        holder: WorkerIndex,
+        to: WorkerIndex,
+        tasks: Vec<TaskId>,
+    ) {
+        let copier = &self.preparer.copier;
+        if holder == copier.me {
+            self.tracker.spawn(Arc::clone(copier).relay(run, to, tasks));
+        }
+    }
+
     /// Notes a failed attempt, then rings for the next one when it is due.
     pub(super) fn retry(&self, run: RunId, retry: Retry, info: TaskInfo) {
         let store = self.preparer.store.clone();

@@ -24,7 +24,7 @@ use crate::copies::Copier;
 use crate::core::{Core, Identity};
 use crate::executor::Executor;
 use crate::hold::Held;
-use crate::inputs::{Gates, Inputs};
+use crate::inputs::{Gates, Inputs, Reach};
 use crate::known::Known;
 use crate::lineage::Lineage;
 use crate::options::Options;
@@ -153,6 +153,7 @@ impl Parts {
                 folder: options.results.clone(),
             },
             me: self.index,
+            reach: Reach::new(self.queue.clone(), self.index),
             gates: Gates::default(),
         };
         Arc::new(Preparer {
