@@ -11,7 +11,7 @@ use futures_util::stream::iter;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_failpoints");
 /// Drills that take place side by side: most of the time they wait.
-const JOBS: usize = 4;
+const JOBS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_at_any_place_does_no_harm() -> Result<()> {

@@ -34,6 +34,10 @@ pub struct RunBuilder {
     progress: bool,
 }
 
+/// How often a graph is offered to the store when its run is closed meanwhile, which takes a client
+/// that is silent for longer than its lease each time.
+const ACCEPT_TRIES: u32 = 3;
+
 /// A planned graph that the store has taken.
 struct Accepted {
     id: RunId,
@@ -197,27 +201,39 @@ impl RunBuilder {
         let plan = plan(graph)?;
         let mut hash = blake3::Hasher::new();
         hash.update(&plan.digest).update(&[self.policy as u8]);
-        let (id, attached) = self.open_as(*hash.finalize().as_bytes()).await?;
-        // A run that takes no more segments has them all; of another one a client that died may have
-        // staged a part. Staging what is there changes nothing.
-        let status = if attached { core.persist_in(|| core.store.status(id)).await? } else { None };
-        let state = status.map(|status| status.state);
-        let complete = state.is_some_and(|state| state != RunState::Open);
-        let spent = matches!(state, Some(RunState::Failed | RunState::Cancelled));
-        let (ids, next) = match stage_plan(&core, id, &plan, complete, close).await {
-            Ok(staged) => staged,
-            Err(error) => {
-                if !attached {
-                    // Nobody has accepted it. What cannot be deleted now, its lease will end.
-                    let _ = core.store.purge(id).await;
+        let digest = *hash.finalize().as_bytes();
+        let mut tries = ACCEPT_TRIES;
+        let (id, spent, staged) = loop {
+            tries -= 1;
+            let (id, attached) = self.open_as(digest).await?;
+            // A run that takes no more segments has them all, most likely; of another one a client
+            // that died may have staged a part. Staging what is there changes nothing.
+            let status =
+                if attached { core.persist_in(|| core.store.status(id)).await? } else { None };
+            let state = status.map(|status| status.state);
+            let complete = state.is_some_and(|state| state != RunState::Open);
+            let spent = matches!(state, Some(RunState::Failed | RunState::Cancelled));
+            match stage_plan(&core, id, &plan, complete, close).await {
+                Ok(staged) if tries > 0 && staged.over && is_part(&core, id, &staged).await? => {
+                    tracing::info!(run = %id, "closed with a part of its graph: made anew");
+                    self.client.attach_id(id).forget().await?;
                 }
-                return Err(error);
+                Ok(staged) => break (id, spent, staged),
+                // Somebody who came later has found it to be such a part.
+                Err(error) if tries > 0 && *error.kind() == ErrorKind::Gone => {}
+                Err(error) => {
+                    if !attached {
+                        // Nobody has accepted it. What cannot be deleted now, its lease will end.
+                        let _ = core.store.purge(id).await;
+                    }
+                    return Err(error);
+                }
             }
         };
-        let outputs = plan.outputs.iter().map(|output| ids[*output as usize]).collect();
+        let outputs = plan.outputs.iter().map(|output| staged.ids[*output as usize]).collect();
         let watch = Watch::new(id, core.store.clone());
         let run = RunInner::new(&core, id, self.name, watch, None);
-        Ok((Accepted { id, outputs, next, spent }, run))
+        Ok((Accepted { id, outputs, next: staged.next, spent }, run))
     }
 
     /// Opens the run in the store; its id, and whether it was there.
@@ -261,15 +277,24 @@ impl RunBuilder {
     }
 }
 
-/// Stages a plan and closes its run, unless that is complete; the calls' tasks, and the number of
-/// the segment after the last.
+/// A plan as tasks of a run.
+struct Staged {
+    /// The calls' tasks.
+    ids: Vec<TaskId>,
+    /// The number of the segment after the last.
+    next: u32,
+    /// Whether the run took no more segments before all of them were offered.
+    over: bool,
+}
+
+/// Stages a plan and closes its run, unless that is complete.
 async fn stage_plan(
     core: &Core,
     run: RunId,
     plan: &Plan,
     complete: bool,
     close: bool,
-) -> Result<(Vec<TaskId>, u32)> {
+) -> Result<Staged> {
     let mut over = complete;
     if !over {
         core.check_capable(&core.unchecked(&plan.classes)).await?;
@@ -294,7 +319,16 @@ async fn stage_plan(
     if close && !over {
         core.persist_in(|| core.store.close(run)).await?;
     }
-    Ok((cut.into_ids(), next))
+    Ok(Staged { ids: cut.into_ids(), next, over })
+}
+
+/// Whether a run has only a part of its graph, and will never have more: its client was silent for
+/// so long that a worker has closed it. What has failed or was cancelled says so by itself.
+async fn is_part(core: &Core, run: RunId, staged: &Staged) -> Result<bool> {
+    let Some(last) = staged.ids.iter().max() else { return Ok(false) };
+    let Some(status) = core.persist_in(|| core.store.status(run)).await? else { return Ok(true) };
+    let closed = matches!(status.state, RunState::Closed | RunState::Done | RunState::Purging);
+    Ok(closed && core.inspect(run, *last).await?.is_none())
 }
 
 fn millis(duration: Duration) -> u64 {

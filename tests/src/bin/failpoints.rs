@@ -35,7 +35,7 @@ async fn main() -> Result<ExitCode> {
 }
 
 fn options(args: &[String]) -> Result<Options> {
-    let mut options = Options { repeats: 1, jobs: 4, point: None };
+    let mut options = Options { repeats: 1, jobs: 10, point: None };
     for pair in args.chunks(2) {
         let [name, value] = pair else { bail!(USAGE) };
         match name.as_str() {
