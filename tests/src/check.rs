@@ -117,6 +117,8 @@ pub struct Left {
     pub messages: u64,
     /// Spilled results.
     pub files: Vec<String>,
+    /// Sockets of processes that have gone: somebody else has them, or has not closed the other end.
+    pub sockets: Vec<String>,
     /// Processes.
     pub processes: usize,
 }
@@ -126,6 +128,8 @@ pub struct Left {
 pub struct History {
     /// What a failed task meant for the rest.
     pub policy: FailurePolicy,
+    /// Whether a client may have cancelled the run.
+    pub may_be_cancelled: bool,
     /// What should have happened.
     pub expected: Expected,
     /// How often faults may have made one body run again.
@@ -159,6 +163,13 @@ pub fn check(history: &History) -> Vec<Finding> {
 }
 
 impl History {
+    /// Whether the run may be over before all of its tasks are: it was cancelled, or has failed fast.
+    fn is_given_up(&self) -> bool {
+        let fails = self.expected.outputs.iter().any(Option::is_none);
+        let failed = fails && self.policy == FailurePolicy::FailFast;
+        failed || self.state == Some(RunState::Cancelled)
+    }
+
     /// Executions beyond the first of each attempt.
     pub fn repeated(&self) -> usize {
         let attempts: BTreeSet<_> =

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use bolthole::{Ctx, Delayed, task};
+use bolthole::{Ctx, Delayed, IntoArg, task};
 pub use bolthole_broker::clock::Random;
 use serde::{Deserialize, Serialize};
 
@@ -98,20 +98,27 @@ impl Dag {
         let mut calls: Vec<Delayed<String>> = Vec::with_capacity(self.nodes.len());
         for (id, node) in (0..).zip(&self.nodes) {
             let inputs: Vec<&Delayed<String>> = node.inputs.iter().map(|n| &calls[*n]).collect();
-            let bytes = node.bytes;
-            calls.push(match node.kind {
-                Kind::Plain => plain::delayed(id, bytes, inputs),
-                Kind::Slow(ms) => slow::delayed(id, bytes, ms, inputs),
-                Kind::Pure => shared::delayed(bytes, inputs),
-                Kind::Effect => acts::delayed(id, bytes, inputs),
-                Kind::Blob => blob::delayed(text(id, BLOB_BYTES), bytes, inputs),
-                Kind::Fails => fails::delayed(id, inputs),
-                Kind::Panics => panics::delayed(id, inputs),
-                Kind::Retried(failures) => retried::delayed(id, bytes, failures, inputs),
-                Kind::Forwards(times) => forwards::delayed(id, bytes, times, inputs),
-            });
+            calls.push(node.call(id, inputs));
         }
         self.outputs.iter().map(|place| calls[*place].clone()).collect()
+    }
+}
+
+impl Node {
+    /// The task of this id as a call.
+    pub fn call(&self, id: u64, inputs: impl IntoArg<Vec<String>>) -> Delayed<String> {
+        let bytes = self.bytes;
+        match self.kind {
+            Kind::Plain => plain::delayed(id, bytes, inputs),
+            Kind::Slow(ms) => slow::delayed(id, bytes, ms, inputs),
+            Kind::Pure => shared::delayed(bytes, inputs),
+            Kind::Effect => acts::delayed(id, bytes, inputs),
+            Kind::Blob => blob::delayed(text(id, BLOB_BYTES), bytes, inputs),
+            Kind::Fails => fails::delayed(id, inputs),
+            Kind::Panics => panics::delayed(id, inputs),
+            Kind::Retried(failures) => retried::delayed(id, bytes, failures, inputs),
+            Kind::Forwards(times) => forwards::delayed(id, bytes, times, inputs),
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 //! - [`recovery`]: tasks that write down when and where they run.
 //! - [`servers`]: private RabbitMQ and Redis servers that live no longer than the test process.
 //! - [`simulation`]: random graphs on simulated clusters with random faults.
+//! - [`sockets`]: who has which TCP sockets of this machine.
 //! - [`staging`]: a graph in store and queue without a client.
 //! - [`trend`]: whether memory, open files or keys grow.
 //! - [`workload`]: tasks and graphs with known answers, for those processes.
@@ -32,6 +33,7 @@ pub mod proxy;
 pub mod recovery;
 pub mod servers;
 pub mod simulation;
+pub mod sockets;
 pub mod staging;
 pub mod trend;
 pub mod workload;

@@ -11,8 +11,9 @@ use super::network::Network;
 use super::place::{Hit, Place, aborted, history, ledger, read_hits, rules, schedule, spill};
 use super::schedule::Schedule;
 use crate::check::{Finding, Invariant};
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, Member, PATIENCE};
 use crate::servers::Pair;
+use crate::sockets::{self, Socket};
 
 /// The lease of workers that come to harm: short, so that the dead are found while one waits.
 const LEASE: &str = "1s";
@@ -27,6 +28,8 @@ const RESTART: Duration = Duration::from_millis(200);
 pub(super) struct Crew {
     workers: Vec<Place>,
     client: Place,
+    /// Workers of lost hosts: stopped for good.
+    lost: Vec<Member>,
     /// The client has done all that it was started for.
     pub(super) finished: bool,
     /// Whether a server may be away when a process starts.
@@ -76,10 +79,11 @@ impl Crew {
         let rules = rules(plan, None);
         let mut client = Place::new("client".to_owned(), args.to_vec(), environment, rules);
         client.start(cluster)?;
-        let (findings, hits) = (Vec::new(), Vec::new());
+        let (findings, hits, lost) = (Vec::new(), Vec::new(), Vec::new());
         let rough = |fault: &Fault| matches!(fault.harm, Harm::Net { .. });
         let rough = plan.harms_servers() || plan.faults.iter().any(rough);
-        Ok(Self { workers, client, finished: false, rough, findings, hits, known_hits: 0 })
+        let (finished, known_hits) = (false, 0);
+        Ok(Self { workers, client, lost, finished, rough, findings, hits, known_hits })
     }
 
     /// Looks who has ended and who is due to start.
@@ -168,6 +172,31 @@ impl Crew {
     /// Stops a worker, or lets it go on.
     pub(super) fn signal(&mut self, worker: usize, name: &str) -> bool {
         self.workers.get_mut(worker).is_some_and(|place| place.signal(name))
+    }
+
+    /// Stops a worker for good. Who takes its place goes through none of its proxies.
+    pub(super) fn lose(&mut self, worker: usize, back: Option<Duration>) -> bool {
+        let Some(place) = self.workers.get_mut(worker) else { return false };
+        if place.stopped || !place.signal("STOP") {
+            return false;
+        }
+        self.lost.extend(place.member.take());
+        place.environment.retain(|(name, _)| !Network::VARIABLES.contains(&name.as_str()));
+        place.back = back.map(|back| Instant::now() + back);
+        place.stopped = false;
+        true
+    }
+
+    /// Kills the workers of lost hosts.
+    pub(super) fn bury(&mut self) {
+        self.lost.clear();
+    }
+
+    /// Open sockets of all processes that live.
+    pub(super) fn sockets(&self) -> anyhow::Result<Vec<Socket>> {
+        let members = self.workers.iter().chain([&self.client]).filter_map(|p| p.member.as_ref());
+        let ids: Vec<u32> = members.map(Member::id).collect();
+        sockets::of(&ids)
     }
 
     /// Tells a worker to go.

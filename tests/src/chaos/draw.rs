@@ -5,13 +5,20 @@ use bolthole::FailurePolicy;
 use bolthole_broker::failpoint::Point;
 
 use super::fault::{Fault, Harm, Link, Net, Rabbit, Redis, Trigger};
-use super::schedule::Schedule;
+use super::schedule::{Manner, Schedule};
 use crate::dag::{Dag, Random};
 
 /// What a run lasts without faults, in milliseconds, about.
 const LASTS_MS: u64 = 1_200;
 /// One schedule in so many harms the servers: those need a pair of their own.
 const SERVERS_ONE_IN: usize = 6;
+/// Of those that harm a server, one in so many does without Redis for [`OUTAGE_MS`].
+const OUTAGE_ONE_IN: usize = 12;
+/// Longer than anybody waits for an answer, and than every lease.
+const OUTAGE_MS: u64 = 30_000;
+/// Whether Redis comes back without its last commands: not before workers drop what they have
+/// computed from results that the store has lost.
+const ROLL_BACK: bool = false;
 /// One schedule in so many has no fault at all: then every body runs exactly once.
 const CALM_ONE_IN: usize = 20;
 
@@ -26,6 +33,7 @@ pub fn draw(seed: u64) -> Schedule {
     let policy = if random.one_in(4) { FailurePolicy::FailFast } else { FailurePolicy::Continue };
     let harms_servers = random.one_in(SERVERS_ONE_IN);
     let calm = random.one_in(CALM_ONE_IN);
+    let manner = manner(tasks, &mut random);
     let count = if calm { 0 } else { 1 + random.below(if harms_servers { 2 } else { 4 }) };
     let mut faults = Vec::with_capacity(count);
     for place in 0..count {
@@ -34,17 +42,35 @@ pub fn draw(seed: u64) -> Schedule {
         } else {
             process(workers.len(), &mut random)
         };
-        faults.push(Fault { when: trigger(&harm, tasks, &mut random), harm });
+        // What a client has not submitted when it dies is submitted by nobody.
+        let harm = match harm {
+            harm if manner == Manner::OneByOne && harm.ends_client() => {
+                Harm::StopClient { ms: 100 + random.draw() % 1_000 }
+            }
+            harm => harm,
+        };
+        faults.push(Fault { when: trigger(&harm, &dag, &mut random), harm });
     }
-    Schedule { seed, workers, policy, hold_ms, faults, dag }
+    Schedule { seed, workers, policy, hold_ms, manner, faults, dag }
 }
 
-/// When: mostly while tasks run, so that there is something to lose.
-fn trigger(harm: &Harm, tasks: u64, random: &mut Random) -> Trigger {
-    let of_client = matches!(harm, Harm::KillClient { .. } | Harm::StopClient { .. });
+fn manner(tasks: u64, random: &mut Random) -> Manner {
+    match random.below(10) {
+        0..5 => Manner::InOrder,
+        5..7 => Manner::AsCompleted,
+        7..9 => Manner::OneByOne,
+        _ => Manner::Cancel(random.draw() % (tasks * 3 / 4).max(1)),
+    }
+}
+
+/// When: mostly while tasks run, so that there is something to lose. A client comes to harm at every
+/// stage of its own: before it is connected, while it submits, after each result.
+fn trigger(harm: &Harm, dag: &Dag, random: &mut Random) -> Trigger {
+    let (tasks, outputs) = (dag.nodes.len() as u64, dag.outputs.len() as u64);
     match random.below(8) {
         _ if matches!(harm, Harm::Point { .. }) => Trigger::After(0),
-        0..3 if of_client => Trigger::Said(random.draw() % 4),
+        0..3 if harm.is_clients() => Trigger::Said(random.draw() % 3),
+        3 if harm.is_clients() => Trigger::Said(2 + random.draw() % (2 * outputs + 1)),
         0 => Trigger::After(random.draw() % 600),
         _ => Trigger::Finished(random.draw() % (tasks * 3 / 4).max(1)),
     }
@@ -55,9 +81,10 @@ fn process(workers: usize, random: &mut Random) -> Harm {
     let soon = 50 + random.draw() % 400;
     // The last worker does not go for good.
     let back_ms = (workers == 1 || !random.one_in(3)).then_some(soon);
-    match random.below(26) {
+    match random.below(27) {
         16..21 => point(workers, random),
-        21.. => net(workers, random),
+        21..26 => net(workers, random),
+        26 => Harm::LoseHost { worker, back_ms },
         0..4 => Harm::Kill { worker, back_ms },
         4 => Harm::KillAll { back_ms: soon },
         // Shorter and longer than the lease.
@@ -126,6 +153,9 @@ fn net(workers: usize, random: &mut Random) -> Harm {
 
 fn server(random: &mut Random) -> Harm {
     let ms = 200 + random.draw() % 2_000;
+    if random.one_in(OUTAGE_ONE_IN) {
+        return Harm::Redis(Redis::Kill(OUTAGE_MS));
+    }
     match random.below(14) {
         0 => Harm::Rabbit(Rabbit::Restart),
         1 => Harm::Rabbit(Rabbit::Kill(ms)),
@@ -136,8 +166,8 @@ fn server(random: &mut Random) -> Harm {
         6 => Harm::Redis(Redis::FlushFunctions),
         7 => Harm::Redis(Redis::Restart),
         8 | 9 => Harm::Redis(Redis::Kill(ms)),
-        10 | 11 => Harm::Redis(Redis::RollBack(1 + random.below(30))),
-        12 => Harm::Redis(Redis::Stop(ms)),
+        10 | 11 if ROLL_BACK => Harm::Redis(Redis::RollBack(1 + random.below(30))),
+        10..13 => Harm::Redis(Redis::Stop(ms)),
         _ => Harm::Redis(Redis::Full(ms)),
     }
 }
@@ -152,9 +182,31 @@ mod tests {
         assert_ne!(draw(5), draw(6));
         let kinds = |seed| draw(seed).faults.into_iter().map(|fault| fault.harm.kind());
         let kinds: std::collections::BTreeSet<_> = (0..2_000).flat_map(kinds).collect();
-        // 22 kinds of harm to processes and servers, 15 places of a worker and 4 of a client with
+        // 23 kinds of harm to processes and servers, 15 places of a worker and 4 of a client with
         // three actions each, and 8 ways of a network to fail on two links, 9 on the third.
-        assert!(kinds.len() > 22 + 3 * 19 + 2 * 7 + 8 - 10, "{}: {kinds:?}", kinds.len());
+        assert!(kinds.len() > 23 + 3 * 19 + 2 * 7 + 8 - 10, "{}: {kinds:?}", kinds.len());
+    }
+
+    #[test]
+    fn clients_do_everything_and_are_rarely_without_redis_for_long() {
+        let schedules: Vec<Schedule> = (0..3_000).map(draw).collect();
+        let share = |is: &dyn Fn(&Schedule) -> bool| {
+            schedules.iter().filter(|schedule| is(schedule)).count()
+        };
+        let in_order = share(&|schedule| schedule.manner == Manner::InOrder);
+        let cancel = share(&|schedule| matches!(schedule.manner, Manner::Cancel(_)));
+        assert!((1_200..1_800).contains(&in_order) && (200..400).contains(&cancel));
+        let outage = |fault: &Fault| fault.harm == Harm::Redis(Redis::Kill(OUTAGE_MS));
+        let outages = share(&|schedule| schedule.faults.iter().any(outage));
+        assert!(
+            (15..75).contains(&outages),
+            "{outages} of 3000 schedules, each half a minute long"
+        );
+        let alone = |schedule: &Schedule| {
+            schedule.manner == Manner::OneByOne
+                && schedule.faults.iter().any(|fault| fault.harm.ends_client())
+        };
+        assert_eq!(share(&alone), 0);
     }
 
     #[test]
@@ -163,6 +215,7 @@ mod tests {
             let gone = |fault: &Fault| {
                 matches!(fault.harm, Harm::Kill { back_ms: None, .. })
                     || matches!(fault.harm, Harm::Leave { back_ms: None, .. })
+                    || matches!(fault.harm, Harm::LoseHost { back_ms: None, .. })
             };
             assert!(!schedule.faults.iter().any(gone), "{schedule}");
         }

@@ -45,6 +45,14 @@ pub enum Harm {
         /// For how long.
         ms: u64,
     },
+    /// A worker's host is lost: the worker stands still, no connection of it passes anything, and
+    /// none is ever closed. It does not come back.
+    LoseHost {
+        /// The worker.
+        worker: usize,
+        /// When its place is taken, by one on another host.
+        back_ms: Option<u64>,
+    },
     /// A worker is told to go (SIGTERM).
     Leave {
         /// The worker.
@@ -110,6 +118,11 @@ pub enum Link {
     Redis,
     /// Whoever reads results from its data port.
     Data,
+}
+
+impl Link {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rabbit, Self::Redis, Self::Data];
 }
 
 /// How a network fails: see [`crate::proxy::Proxy`]. `up` is towards the server.
@@ -185,12 +198,30 @@ pub enum Redis {
     Full(u64),
 }
 
+/// A server that is away for so many milliseconds is so for long: whatever has a deadline has met it.
+const LONG_MS: u64 = 10_000;
+
 impl Harm {
+    /// Whether it harms the client alone: it may happen when the run is over.
+    pub fn is_clients(&self) -> bool {
+        matches!(self, Self::KillClient { .. } | Self::StopClient { .. })
+    }
+
+    /// Whether it may end the client's process.
+    pub fn ends_client(&self) -> bool {
+        match self {
+            Self::KillClient { .. } => true,
+            Self::Point { worker: None, rule, .. } => rule.contains("abort"),
+            _ => false,
+        }
+    }
+
     /// How often it may make one body run again, among so many workers.
     pub fn repeats(&self, workers: u64) -> u64 {
         match self {
             // What it ran runs again; what it held is computed again, perhaps while it runs.
             Self::Kill { .. }
+            | Self::LoseHost { .. }
             | Self::Leave { .. }
             | Self::Stop { .. }
             | Self::Point { worker: Some(_), .. }
@@ -223,6 +254,7 @@ impl Harm {
             Self::Kill { .. } => "worker killed",
             Self::KillAll { .. } => "all workers killed",
             Self::Stop { .. } => "worker stopped",
+            Self::LoseHost { .. } => "host lost",
             Self::Leave { .. } => "worker told to go",
             Self::KillClient { .. } => "client killed",
             Self::StopClient { .. } => "client stopped",
@@ -241,6 +273,7 @@ impl Harm {
             Self::Redis(harm) => match harm {
                 Redis::FlushFunctions => "redis functions flushed",
                 Redis::Restart => "redis restarted",
+                Redis::Kill(LONG_MS..) => "redis away for long",
                 Redis::Kill(_) => "redis killed",
                 Redis::RollBack(_) => "redis rolled back",
                 Redis::Stop(_) => "redis stopped",

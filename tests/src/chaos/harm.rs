@@ -50,6 +50,13 @@ impl Play<'_> {
                 let stopped = self.crew.signal(worker, "STOP");
                 self.later(stopped, ms, Undo::Worker(worker))
             }
+            Harm::LoseHost { worker, back_ms } => {
+                let lost = self.network.has(worker) && self.crew.lose(worker, back_ms.map(after));
+                if lost {
+                    self.network.lose(worker);
+                }
+                lost
+            }
             Harm::Leave { worker, back_ms } => self.crew.leave(worker, back_ms.map(after)),
             Harm::KillClient { back_ms } => self.crew.kill_client(after(back_ms)),
             Harm::StopClient { ms } => {

@@ -18,16 +18,26 @@ pub(super) type End = (Option<usize>, Link);
 #[derive(Debug, Default)]
 pub(super) struct Network {
     proxies: BTreeMap<End, Proxy>,
+    /// Those of lost hosts: nothing passes them any more.
+    lost: Vec<Proxy>,
     /// Where the data ports behind proxies are.
     ports: BTreeMap<usize, Port>,
 }
 
 impl Network {
+    /// What [`Network::environment`] may set.
+    pub(super) const VARIABLES: [&str; 4] =
+        ["BOLTHOLE_AMQP_URL", "BOLTHOLE_REDIS_URL", "BOLTHOLE_BIND", "BOLTHOLE_ADVERTISE"];
+
     /// The proxies that a schedule needs before these servers.
     pub(super) async fn of(schedule: &Schedule, pair: &Pair) -> anyhow::Result<Self> {
         let mut network = Self::default();
-        for fault in &schedule.faults {
-            let Harm::Net { worker, link, .. } = fault.harm else { continue };
+        let ends = schedule.faults.iter().flat_map(|fault| match fault.harm {
+            Harm::Net { worker, link, .. } => vec![(worker, link)],
+            Harm::LoseHost { worker, .. } => Link::ALL.map(|link| (Some(worker), link)).to_vec(),
+            _ => vec![],
+        });
+        for (worker, link) in ends {
             if network.proxies.contains_key(&(worker, link)) {
                 continue;
             }
@@ -48,18 +58,41 @@ impl Network {
         Ok(network)
     }
 
+    /// Whether all that a worker says goes through here.
+    pub(super) fn has(&self, worker: usize) -> bool {
+        Link::ALL.iter().all(|link| self.proxies.contains_key(&(Some(worker), *link)))
+    }
+
+    /// No connection of a worker passes anything from now on, and whoever comes after it has none of
+    /// its links.
+    pub(super) fn lose(&mut self, worker: usize) {
+        let links = Link::ALL.map(|link| self.proxies.remove(&(Some(worker), link)));
+        for proxy in links.into_iter().flatten() {
+            for way in Way::BOTH {
+                proxy.blackhole(way, true);
+            }
+            self.lost.push(proxy);
+        }
+    }
+
+    /// Connections of lost hosts end, without a byte of what they hold: their processes are no more.
+    pub(super) fn bury(&mut self) {
+        self.lost.clear();
+    }
+
     /// Variables of the environment that lead a process through its proxies.
     pub(super) fn environment(&self, who: Option<usize>, pair: &Pair) -> Vec<(String, String)> {
         let mut environment = Vec::new();
+        let [amqp, redis, bind, advertise] = Self::VARIABLES;
         let mut set = |name: &str, value| environment.push((name.to_owned(), value));
         for ((_, link), proxy) in self.proxies.iter().filter(|((end, _), _)| *end == who) {
             match link {
-                Link::Rabbit => set("BOLTHOLE_AMQP_URL", proxy.through(&pair.rabbit.url())),
-                Link::Redis => set("BOLTHOLE_REDIS_URL", proxy.through(&pair.redis.url())),
+                Link::Rabbit => set(amqp, proxy.through(&pair.rabbit.url())),
+                Link::Redis => set(redis, proxy.through(&pair.redis.url())),
                 Link::Data => {
                     let port = who.and_then(|who| self.ports.get(&who)).map(Port::number);
-                    set("BOLTHOLE_BIND", format!("127.0.0.1:{}", port.unwrap_or_default()));
-                    set("BOLTHOLE_ADVERTISE", format!("127.0.0.1:{}", proxy.port()));
+                    set(bind, format!("127.0.0.1:{}", port.unwrap_or_default()));
+                    set(advertise, format!("127.0.0.1:{}", proxy.port()));
                 }
             }
         }

@@ -152,17 +152,8 @@ impl Play<'_> {
                 (last, finished) = (Instant::now(), self.finished());
             }
             let over = self.seen().is_some_and(|seen| !seen.status.state.is_running());
-            let mut place = 0;
-            while let Some(fault) = open.get(place).copied() {
-                let due = !over && self.is_due(fault.when, began);
-                // What nobody is there for now is tried again.
-                if due && self.cause(&fault.harm).await.with_context(|| fault.harm.kind())? {
-                    fired.push(&fault.harm);
-                    open.remove(place);
-                    last = Instant::now();
-                } else {
-                    place += 1;
-                }
+            if !over && self.cause_due(&mut open, &mut fired, began).await? {
+                last = Instant::now();
             }
             // From the end on nothing more is caused, and what lasts is cut short.
             if over || last.elapsed() > BOUND {
@@ -170,11 +161,13 @@ impl Play<'_> {
             }
             sleep(LOOK).await;
         }
-        fired.retain(|harm| self.has_happened(harm));
         self.undo_all().await?;
+        // Only the client can still come to harm: while it reads.
+        open.retain(|fault| fault.harm.is_clients() && matches!(fault.when, Trigger::Said(_)));
         let mut healed = (Instant::now(), self.finished());
         while !self.crew.finished && healed.0.elapsed() < BOUND {
-            if self.finished() != healed.1 {
+            let caused = self.cause_due(&mut open, &mut fired, began).await?;
+            if caused | self.undo_due(Instant::now()).await? || self.finished() != healed.1 {
                 healed = (Instant::now(), self.finished());
             }
             self.points()?;
@@ -182,11 +175,34 @@ impl Play<'_> {
             self.crew.look(&self.cluster)?;
             sleep(LOOK).await;
         }
+        fired.retain(|harm| self.has_happened(harm));
         if !self.crew.finished {
             let what = format!("the client waits in vain: {:?}", self.seen().map(|s| s.status));
             self.crew.findings.push(Finding::new(Invariant::Ends, what));
         }
         Ok(fired.into_iter().map(Harm::kind).collect())
+    }
+
+    /// Causes the faults that are due; whether there were any. What nobody is there for now is tried
+    /// again.
+    async fn cause_due<'a>(
+        &mut self,
+        open: &mut Vec<&'a Fault>,
+        fired: &mut Vec<&'a Harm>,
+        began: Instant,
+    ) -> anyhow::Result<bool> {
+        let before = fired.len();
+        let mut place = 0;
+        while let Some(fault) = open.get(place).copied() {
+            let due = self.is_due(fault.when, began);
+            if due && self.cause(&fault.harm).await.with_context(|| fault.harm.kind())? {
+                fired.push(&fault.harm);
+                open.remove(place);
+            } else {
+                place += 1;
+            }
+        }
+        Ok(fired.len() > before)
     }
 
     /// Some faults are asked for, and happen later or never.

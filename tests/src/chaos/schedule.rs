@@ -23,10 +23,27 @@ pub struct Schedule {
     pub policy: FailurePolicy,
     /// Milliseconds that every task lasts at least, so that faults find something under way.
     pub hold_ms: u64,
+    /// What the client does with the graph.
+    #[serde(default)]
+    pub manner: Manner,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// The graph.
     pub dag: Dag,
+}
+
+/// What a client does with a graph.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Manner {
+    /// Submits it whole and reads one output after the other.
+    #[default]
+    InOrder,
+    /// Submits it whole and reads its outputs as they come.
+    AsCompleted,
+    /// Submits its tasks one by one, each on handles of earlier ones.
+    OneByOne,
+    /// Submits it whole and cancels the run when so many of its tasks have finished.
+    Cancel(u64),
 }
 
 impl Schedule {
@@ -63,6 +80,7 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (tasks, hold) = (self.dag.nodes.len(), self.hold_ms);
         write!(f, "seed {}: {tasks} tasks of {hold} ms, slots {:?}", self.seed, self.workers)?;
+        write!(f, ", {:?}", self.manner)?;
         for Fault { when, harm } in &self.faults {
             write!(f, "; {when:?} {harm:?}")?;
         }

@@ -15,14 +15,18 @@ use tokio::time::{Instant, sleep};
 
 use super::place;
 use super::play::Play;
+use super::schedule::Manner;
 use crate::check::{Answer, Expected, Finding, History, Invariant, Left, Told};
 use crate::dag::{self, Dag};
 use crate::ledger::{self, LEDGER};
+use crate::sockets::{self, Socket};
 
 /// How long it may take until nothing is left of a run that is forgotten.
 const LEFT_WITHIN: Duration = Duration::from_secs(20);
 /// How long workers may take to go: what they may take to finish, and then some.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// How soon connections are closed at both ends when one has gone.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the graph in order, in this process.
@@ -69,6 +73,7 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
     let (pair, logs) = (play.servers.pair(), logs(&folder)?);
     Ok(History {
         policy: play.schedule.policy,
+        may_be_cancelled: matches!(play.schedule.manner, Manner::Cancel(_)),
         expected,
         repeats: play.schedule.repeats() + hiccups(&logs),
         executions: ledger::read(&place::ledger(&folder))?,
@@ -87,18 +92,23 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
 
 /// What is left when the workers have gone.
 async fn left(play: &mut Play<'_>, queue: &Queue, folder: &Path) -> anyhow::Result<Left> {
+    play.crew.bury();
+    play.network.bury();
     let keys = keys(play).await?;
     empty(queue).await?;
+    let mut sockets = play.crew.sockets()?;
     leave(play).await?;
     let spill = place::spill(folder);
     // What the dead have left, and what was given back by those who went, is for whoever comes next.
     if messages(queue).await? > 0 || !files(&spill)?.is_empty() {
         play.crew.sweep(&play.cluster).await?;
         empty(queue).await?;
+        sockets.extend(play.crew.sockets()?);
         leave(play).await?;
     }
     let (messages, files) = (messages(queue).await?, files(&spill)?);
-    Ok(Left { keys, messages, files, processes: play.cluster.processes()? })
+    let sockets = open_still(&sockets).await?;
+    Ok(Left { keys, messages, files, sockets, processes: play.cluster.processes()? })
 }
 
 async fn leave(play: &mut Play<'_>) -> anyhow::Result<()> {
@@ -107,6 +117,18 @@ async fn leave(play: &mut Play<'_>) -> anyhow::Result<()> {
         play.crew.findings.push(Finding::new(Invariant::Processes, what));
     }
     Ok(())
+}
+
+/// Which of these sockets, or of their other ends, are open though their processes have gone.
+async fn open_still(sockets: &[Socket]) -> anyhow::Result<Vec<String>> {
+    let deadline = Instant::now() + CLOSED_WITHIN;
+    loop {
+        let open = sockets::open_of(sockets)?;
+        if open.is_empty() || Instant::now() > deadline {
+            return Ok(open);
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// Waits until workers have emptied the lanes, as long as that may take.
@@ -126,7 +148,8 @@ async fn keys(play: &Play<'_>) -> anyhow::Result<Vec<String>> {
         let keys = block_in_place(|| play.cluster.keys_of_runs(pair))?;
         let audit = format!("{}:bh:audit", play.cluster.namespace());
         let stays = |key: &String| {
-            *key != audit && pair.redis.cli(["TTL", key]).is_ok_and(|ttl| ttl == "-1")
+            let lasts = pair.redis.cli(["TTL", key]).is_ok_and(|ttl| ttl == "-1");
+            *key != audit && lasts && !is_list_of_unmade_runs(play, key)
         };
         let keys: Vec<String> = block_in_place(|| keys.into_iter().filter(stays).collect());
         if keys.is_empty() || Instant::now() > deadline {
@@ -134,6 +157,19 @@ async fn keys(play: &Play<'_>) -> anyhow::Result<Vec<String>> {
         }
         sleep(LOOK).await;
     }
+}
+
+/// Whether this is the list of all runs, and has only some that their client listed and, being
+/// killed, never made: each is taken off when the client has been silent for its lease.
+fn is_list_of_unmade_runs(play: &Play<'_>, key: &str) -> bool {
+    let (redis, namespace) = (&play.servers.pair().redis, play.cluster.namespace());
+    let ours = play.seen().map(|seen| seen.run.to_string());
+    let is_unmade = |run: &str| {
+        let header = format!("{namespace}:bh:{{{run}}}:h");
+        Some(run) != ours.as_deref() && redis.cli(["EXISTS", &header]).is_ok_and(|some| some == "0")
+    };
+    key == format!("{namespace}:bh:runs")
+        && redis.cli(["ZRANGE", key, "0", "-1"]).is_ok_and(|runs| runs.lines().all(is_unmade))
 }
 
 /// Messages in the lanes that no consumer holds.

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use bolthole::FailurePolicy;
-
 use super::{Answer, Finding, History, Invariant};
 
 pub(super) fn check(history: &History, findings: &mut Vec<Finding>) {
@@ -47,26 +45,20 @@ fn value(history: &History, place: usize, digest: u64, findings: &mut Vec<Findin
     }
 }
 
-/// A run that fails fast gives up outputs that could have been had; no other does.
+/// A run that is given up gives up outputs that could have been had; no other does.
 fn error(history: &History, place: usize, why: &str, findings: &mut Vec<Finding>) {
     let of_task = why.starts_with("Task");
     let expected = history.expected.outputs.get(place).copied().flatten().is_none();
-    if !(is_given_up(history) || (expected && of_task)) {
+    if !(history.is_given_up() || (expected && of_task)) {
         findings.push(Finding::new(Invariant::Values, format!("output {place} has none: {why}")));
     }
-}
-
-/// A run that fails fast is over before all of its tasks are.
-fn is_given_up(history: &History) -> bool {
-    let fails = history.expected.outputs.iter().any(Option::is_none);
-    fails && history.policy == FailurePolicy::FailFast
 }
 
 fn steady(history: &History, before: Option<&Answer>, now: &Answer, findings: &mut Vec<Finding>) {
     let changed = match (before, now) {
         // What is lost of such a run is not computed again.
         (Some(Answer::Output(..)), Answer::Error(_, why)) if why.starts_with("Gone") => {
-            !is_given_up(history)
+            !history.is_given_up()
         }
         (Some(Answer::Output(_, before)), Answer::Output(_, now)) => before != now,
         (Some(Answer::Output(..)), Answer::Error(..))

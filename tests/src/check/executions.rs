@@ -30,7 +30,9 @@ pub(super) fn check(history: &History, findings: &mut Vec<Finding>) {
 /// What counts as finished must have run.
 fn missing(history: &History, findings: &mut Vec<Finding>) {
     let complete = match history.policy {
-        FailurePolicy::Continue => history.state.is_some_and(|state| !state.is_running()),
+        FailurePolicy::Continue => {
+            history.state.is_some_and(|state| !state.is_running()) && !history.is_given_up()
+        }
         FailurePolicy::FailFast => history.state == Some(RunState::Done),
     };
     if !complete {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use bolthole::{FailurePolicy, RunState};
+use bolthole::RunState;
 use bolthole_broker::run::RunDump;
 use bolthole_broker::state::TaskState;
 
@@ -13,6 +13,9 @@ pub(super) fn check(history: &History, findings: &mut Vec<Finding>) {
     let ended = history.state.is_some_and(|state| !state.is_running());
     if let Some(dump) = history.dump.as_ref().filter(|_| ended) {
         counts(history, dump, findings);
+    }
+    if history.state == Some(RunState::Cancelled) && !history.may_be_cancelled {
+        findings.push(Finding::new(Invariant::Counts, "the run was cancelled by nobody"));
     }
     left(history, findings);
     for (name, log) in &history.logs {
@@ -36,11 +39,11 @@ fn counts(history: &History, dump: &RunDump, findings: &mut Vec<Finding>) {
     }
     let fails = history.expected.outputs.iter().any(Option::is_none);
     let state = if fails { RunState::Failed } else { RunState::Done };
-    if dump.status.state != state {
+    if dump.status.state != state && dump.status.state != RunState::Cancelled {
         let what = format!("the run is {:?}, not {state:?}", dump.status.state);
         findings.push(Finding::new(Invariant::Counts, what));
     }
-    let all = history.policy == FailurePolicy::Continue || status.state == RunState::Done;
+    let all = !history.is_given_up() || status.state == RunState::Done;
     if all && pending > 0 {
         let what = format!("{pending} tasks are pending and the run is {:?}", status.state);
         findings.push(Finding::new(Invariant::Counts, what));
@@ -60,6 +63,9 @@ fn left(history: &History, findings: &mut Vec<Finding>) {
     }
     if !left.files.is_empty() {
         found(format!("files: {:?}", left.files));
+    }
+    if !left.sockets.is_empty() {
+        found(format!("sockets: {:?}", left.sockets));
     }
     if left.processes > 0 {
         found(format!("{} processes", left.processes));

@@ -22,6 +22,7 @@ fn good() -> History {
     ];
     History {
         policy: FailurePolicy::Continue,
+        may_be_cancelled: false,
         expected: Expected { acts: acts.clone().into(), outputs: vec![Some(20)] },
         repeats: 0,
         executions: acts.into_iter().zip(["0:0", "0:1"]).map(|(a, t)| execution(t, a)).collect(),
@@ -65,6 +66,20 @@ fn c1_a_client_that_waits_in_vain() {
     history.told = good().told;
     history.told.retain(|told| !matches!(told.what, Answer::Output(..)));
     breaks(&history, Invariant::Ends);
+}
+
+#[test]
+fn a_run_that_may_be_cancelled_need_not_finish_and_no_other_may_be() {
+    let mut history = good();
+    let error = Answer::Error(0, "Cancelled: half is enough".into());
+    history.executions.pop();
+    history.told[1] = Told { process: 1, what: error.clone() };
+    history.told[3] = Told { process: 1, what: error };
+    history.state = Some(RunState::Cancelled);
+    history.may_be_cancelled = true;
+    assert_eq!(check(&history), []);
+    history.may_be_cancelled = false;
+    breaks(&history, Invariant::Counts);
 }
 
 #[test]
@@ -170,6 +185,7 @@ fn c8_whatever_is_left() {
         Left { keys: vec!["bh:run".into()], ..Left::default() },
         Left { messages: 1, ..Left::default() },
         Left { files: vec!["spill/1".into()], ..Left::default() },
+        Left { sockets: vec!["a b 8".into()], ..Left::default() },
         Left { processes: 1, ..Left::default() },
     ];
     for left in lefts {
