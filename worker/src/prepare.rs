@@ -29,12 +29,14 @@ use crate::inputs::{Input, InputError, Inputs};
 use crate::known::Known;
 use crate::lineage::{Lineage, forwarded_to};
 use crate::options::ChildOptions;
-use crate::turns::{Turn, Turns};
+use crate::turns::Turns;
 use crate::values::Values;
 
 mod missing;
+mod start;
 
 use missing::{lost_of, without_inputs};
+use start::{Complete, Start, Waiting};
 
 /// The wait before the store is asked again, doubled each time up to the second.
 const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -67,26 +69,8 @@ pub(crate) struct Preparer {
     pub(crate) stop: CancellationToken,
 }
 
-/// What the store said of a task before its start.
-#[derive(Debug, Clone, Copy)]
-struct Start {
-    attempt: u32,
-    nonce: u64,
-    leased: bool,
-    isolated: bool,
-    suspect: u16,
-    crashes: u32,
-}
-
 /// What the store says of tasks, and digests of results they had before.
 type Checked = (Vec<Option<Ready>>, BTreeMap<TaskId, [u8; 16]>);
-
-impl Start {
-    fn first() -> Self {
-        let (attempt, nonce, leased) = (1, clock::random_u64(), false);
-        Self { attempt, nonce, leased, isolated: false, suspect: 0, crashes: 0 }
-    }
-}
 
 impl Preparer {
     /// Prepares a task from what is in memory, or not at all.
@@ -107,14 +91,24 @@ impl Preparer {
         for digest in blobs_of(info.descriptor()) {
             blobs.insert(digest, self.known.blob_at_hand(run, digest)?);
         }
-        Some(self.assemble(run, wanted.ready, info, inputs, blobs, &header, Start::first()))
+        Some(self.assemble(
+            run,
+            wanted.ready,
+            info,
+            inputs,
+            blobs,
+            &header,
+            Start::first(clock::random_u64()),
+        ))
     }
 
     /// Prepares tasks of one run. Asks again for as long as the store does not answer.
     pub(crate) async fn prepare(&self, run: RunId, tasks: &[Wanted]) -> Vec<(Key, Prepared)> {
         let mut wait = STORE_WAIT.0;
+        // The same in every try: a lease whose answer was lost is this attempt's own.
+        let nonces: Vec<u64> = tasks.iter().map(|_| clock::random_u64()).collect();
         loop {
-            match self.try_prepare(run, tasks).await {
+            match self.try_prepare(run, tasks, &nonces).await {
                 Ok(prepared) => return prepared,
                 Err(error) if error.is_retryable() && !self.stop.is_cancelled() => {
                     tracing::warn!(%run, %error, "cannot prepare tasks; trying again");
@@ -136,6 +130,7 @@ impl Preparer {
         &self,
         run: RunId,
         tasks: &[Wanted],
+        nonces: &[u64],
     ) -> Result<Vec<(Key, Prepared)>, InputError> {
         let missing: Vec<TaskId> = tasks
             .iter()
@@ -147,7 +142,7 @@ impl Preparer {
         let (checked, earlier) = self.check(run, tasks).await?;
         let mut prepared = Vec::with_capacity(tasks.len());
         let mut waiting = Vec::new();
-        for (wanted, ready) in tasks.iter().zip(checked) {
+        for ((wanted, nonce), ready) in tasks.iter().zip(nonces).zip(checked) {
             let key = (run, wanted.ready.task);
             let info = wanted.info.clone().or_else(|| self.known.describe(run, wanted.ready.task));
             let (Some(ready), Some(info), Some(_)) = (ready, info, header.as_ref()) else {
@@ -156,34 +151,41 @@ impl Preparer {
             };
             match self.unfit(run, ready, &info) {
                 Some(unfit) => prepared.push((key, unfit)),
-                None => waiting.push((ready, info, wanted.doubt)),
+                None => waiting.push(Waiting { ready, info, doubt: wanted.doubt, nonce: *nonce }),
             }
         }
-        let needed = waiting.iter().flat_map(|(ready, info, _)| info.inputs(ready).to_vec());
+        let needed = waiting.iter().flat_map(|one| one.info.inputs(&one.ready).to_vec());
         let mut needed: Vec<TaskId> = needed.collect();
         needed.sort_unstable();
         needed.dedup();
-        let doubtful = waiting.iter().any(|(_, _, doubt)| *doubt != Doubt::None);
+        let doubtful = waiting.iter().any(|one| one.doubt != Doubt::None);
         let mut inputs = self.inputs.gather(run, needed, doubtful).await?;
         let waits = self.hand_back(run, &waiting, &mut inputs).await;
         let recovered = self.lineage.recover(run, lost_of(&waiting, &inputs)).await?;
         let mut rearmed = recovered.ready.clone();
-        let again = waiting.iter().any(|(_, _, doubt)| *doubt == Doubt::Repeated);
+        let again = waiting.iter().any(|one| one.doubt == Doubt::Repeated);
         let deadly = again && self.turns.has_anyone_died().await?;
-        for (ready, info, doubt) in waiting {
-            let header = header.clone().unwrap_or_default();
-            let key = (run, ready.task);
+        let mut complete = Vec::with_capacity(waiting.len());
+        for mut one in waiting {
+            let (key, ready) = ((run, one.ready.task), one.ready);
             let wait = waits.get(&ready.task).copied();
-            let without = without_inputs(ready, &info, &inputs, wait, &recovered, &mut rearmed);
+            let without = without_inputs(ready, &one.info, &inputs, wait, &recovered, &mut rearmed);
             if let Some(end) = without {
                 prepared.push((key, end));
                 continue;
             }
-            let deadly = deadly && doubt == Doubt::Repeated;
-            let doubt = if deadly { Doubt::DEADLY } else { doubt };
-            let mut end = self.complete(run, ready, info, doubt, &inputs, &header).await?;
+            if deadly && one.doubt == Doubt::Repeated {
+                one.doubt = Doubt::DEADLY;
+            }
+            match self.complete(run, one, &inputs).await? {
+                Ok(one) => complete.push(one),
+                Err(end) => prepared.push((key, end)),
+            }
+        }
+        let header = header.unwrap_or_default();
+        for (key, mut end) in self.start(run, complete, &header).await? {
             if let Prepared::Run(runnable) = &mut end {
-                runnable.earlier = earlier.get(&ready.task).copied();
+                runnable.earlier = earlier.get(&key.1).copied();
             }
             prepared.push((key, end));
         }
@@ -287,20 +289,18 @@ impl Preparer {
         Some(format!("it needs {name} = {amount}, and this worker has {own}"))
     }
 
-    /// The task with its inputs, which are all here.
+    /// The task with its inputs, which are all here; without one of its parts, what becomes of it.
     async fn complete(
         &self,
         run: RunId,
-        ready: Ready,
-        info: TaskInfo,
-        doubt: Doubt,
+        task: Waiting,
         inputs: &HashMap<TaskId, Input>,
-        header: &Arc<Header>,
-    ) -> Result<Prepared, Error> {
+    ) -> Result<Result<Complete, Prepared>, Error> {
+        let Waiting { ready, ref info, .. } = task;
         let mut values = Vec::with_capacity(info.inputs(&ready).len());
         for input in info.inputs(&ready) {
             let Some(Input::Value(value)) = inputs.get(input) else {
-                return Ok(Prepared::Drop { rearmed: Vec::new() });
+                return Ok(Err(Prepared::Drop { rearmed: Vec::new() }));
             };
             values.push(value.clone());
         }
@@ -308,31 +308,12 @@ impl Preparer {
         for digest in blobs_of(info.descriptor()) {
             let Some(bytes) = self.known.blob(run, digest).await? else {
                 let message = "the store has lost one of its large arguments".to_owned();
-                let kind = TaskErrorKind::DataLost;
-                return Ok(Prepared::Fail { ready, info, attempt: 1, kind, message });
+                let (kind, info) = (TaskErrorKind::DataLost, info.clone());
+                return Ok(Err(Prepared::Fail { ready, info, attempt: 1, kind, message }));
             };
             blobs.insert(digest, bytes);
         }
-        let mut start = Start::first();
-        let effect = info.class().kind == TaskKind::Effect;
-        let isolated = self.isolates(info.class());
-        if (doubt != Doubt::None || effect || isolated) && !is_relay(ready, &info) {
-            match self.turns.take(run, ready, start.nonce).await? {
-                Turn::Ours { attempt, crashes, taken_over } => {
-                    let suspect = match doubt {
-                        Doubt::Deadly(reach) => reach,
-                        _ if taken_over || crashes.is_some() => 1,
-                        _ => 0,
-                    };
-                    let isolated = self.children.is_some() && (isolated || suspect > 0);
-                    let crashes = crashes.unwrap_or(0);
-                    start = Start { attempt, leased: true, isolated, suspect, crashes, ..start };
-                }
-                Turn::NotOurs => return Ok(Prepared::Drop { rearmed: Vec::new() }),
-                Turn::Early(wait) => return Ok(Prepared::Later { ready, info, wait }),
-            }
-        }
-        Ok(self.assemble(run, ready, info, values, blobs, header, start))
+        Ok(Ok(Complete { task, inputs: values, blobs }))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one call, gathered in two ways")]

@@ -1,6 +1,7 @@
 //! Whose turn an attempt is: leases that are taken before the start, holders that are dead, workers
 //! that have died of what they ran.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bolthole_broker::clock;
@@ -45,46 +46,77 @@ pub(crate) enum Turn {
 }
 
 impl Turns {
-    /// Takes the task's lease, unless another has it or the time has not come. A holder whose data
-    /// port refuses, or answers as somebody else, is dead and is followed at once.
-    pub(crate) async fn take(&self, run: RunId, ready: Ready, nonce: u64) -> Result<Turn, Error> {
-        let Ready { task, generation, .. } = ready;
-        let mut request = LeaseRequest { task, generation, nonce, over: None };
+    /// Takes the leases of tasks, each for the attempt of its nonce, unless another has one or its
+    /// time has not come; an answer to each. A holder whose data port refuses, or answers as
+    /// somebody else, is dead and is followed at once. May be repeated with the same nonces.
+    pub(crate) async fn take(
+        &self,
+        run: RunId,
+        attempts: &[(Ready, u64)],
+    ) -> Result<Vec<Turn>, Error> {
+        let mut requests: Vec<LeaseRequest> = attempts
+            .iter()
+            .map(|(ready, nonce)| {
+                let Ready { task, generation, .. } = *ready;
+                LeaseRequest { task, generation, nonce: *nonce, over: None }
+            })
+            .collect();
+        let mut turns = vec![Turn::NotOurs; attempts.len()];
+        let mut open: Vec<usize> = (0..attempts.len()).collect();
+        let mut dead: BTreeMap<Incarnation, bool> = BTreeMap::new();
         for _ in 0..2 {
-            failpoint::reach(Point::LeaseBefore).await;
-            let answers = self.store.lease(run, self.me, self.lease, &[request]).await?;
-            failpoint::reach(Point::LeaseAfter).await;
-            match answers.first() {
-                Some(Leased::Granted { attempt, crashes }) => {
-                    let taken_over = request.over.is_some();
-                    return Ok(Turn::Ours { attempt: *attempt, crashes: *crashes, taken_over });
-                }
-                // By the store's clock; ours may differ, and then asks once more.
-                Some(Leased::NotDue { at_ms }) => {
-                    let wait = at_ms.saturating_sub(clock::unix_ms());
-                    return Ok(Turn::Early(Duration::from_millis(wait)));
-                }
-                Some(Leased::Taken { holder, nonce }) if request.over.is_none() => {
-                    if *holder == self.me || !self.is_dead(*holder).await? {
-                        return Ok(Turn::NotOurs);
-                    }
-                    request.over = Some(*nonce);
-                }
-                _ => return Ok(Turn::NotOurs),
+            if open.is_empty() {
+                break;
             }
+            let asked: Vec<LeaseRequest> = open.iter().map(|place| requests[*place]).collect();
+            failpoint::reach(Point::LeaseBefore).await;
+            let answers = self.store.lease(run, self.me, self.lease, &asked).await?;
+            failpoint::reach(Point::LeaseAfter).await;
+            let mut again = Vec::new();
+            for (place, answer) in open.into_iter().zip(answers) {
+                let request = &mut requests[place];
+                turns[place] = match answer {
+                    Leased::Granted { attempt, crashes } => {
+                        Turn::Ours { attempt, crashes, taken_over: request.over.is_some() }
+                    }
+                    // By the store's clock; ours may differ, and then asks once more.
+                    Leased::NotDue { at_ms } => {
+                        let wait = at_ms.saturating_sub(clock::unix_ms());
+                        Turn::Early(Duration::from_millis(wait))
+                    }
+                    Leased::Taken { holder, nonce } if request.over.is_none() => {
+                        if holder != self.me && self.is_dead(holder, &mut dead).await? {
+                            request.over = Some(nonce);
+                            again.push(place);
+                        }
+                        Turn::NotOurs
+                    }
+                    _ => Turn::NotOurs,
+                };
+            }
+            open = again;
         }
-        Ok(Turn::NotOurs)
+        Ok(turns)
     }
 
     /// Whether a worker is certainly gone. One without a record may only be cut off from the store:
-    /// its lease runs out by itself.
-    async fn is_dead(&self, holder: Incarnation) -> Result<bool, Error> {
+    /// its lease runs out by itself. Each is asked about once.
+    async fn is_dead(
+        &self,
+        holder: Incarnation,
+        known: &mut BTreeMap<Incarnation, bool>,
+    ) -> Result<bool, Error> {
+        if let Some(dead) = known.get(&holder) {
+            return Ok(*dead);
+        }
         let workers = self.store.workers().await?;
         let found = workers.into_iter().find(|(_, record)| record.incarnation == holder);
-        match found {
-            Some((_, record)) => Ok(self.refuses(record).await),
-            None => Ok(false),
-        }
+        let dead = match found {
+            Some((_, record)) => self.refuses(record).await,
+            None => false,
+        };
+        known.insert(holder, dead);
+        Ok(dead)
     }
 
     /// Whether the data port of a worker that has a record refuses, or is another's.

@@ -8,8 +8,8 @@ use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::Ready;
 
-use super::Preparer;
-use crate::flight::{Doubt, Prepared, TaskInfo};
+use super::{Preparer, Waiting};
+use crate::flight::{Prepared, TaskInfo};
 use crate::inputs::Input;
 use crate::lineage::Recovered;
 
@@ -20,11 +20,11 @@ impl Preparer {
     pub(super) async fn hand_back(
         &self,
         run: RunId,
-        waiting: &[(Ready, TaskInfo, Doubt)],
+        waiting: &[Waiting],
         inputs: &mut HashMap<TaskId, Input>,
     ) -> BTreeMap<TaskId, Duration> {
         let mut waits = BTreeMap::new();
-        for (ready, info, _) in waiting {
+        for Waiting { ready, info, .. } in waiting {
             let of_task = info.inputs(ready);
             let unreached =
                 |input: &&TaskId| matches!(inputs.get(input), Some(Input::Unreached(_)));
@@ -44,8 +44,8 @@ impl Preparer {
             }
         }
         let mut wanted: BTreeMap<WorkerIndex, BTreeSet<TaskId>> = BTreeMap::new();
-        for (ready, info, _) in waiting.iter().filter(|(ready, ..)| waits.contains_key(&ready.task))
-        {
+        let waits_too = |one: &&Waiting| waits.contains_key(&one.ready.task);
+        for Waiting { ready, info, .. } in waiting.iter().filter(waits_too) {
             for input in info.inputs(ready) {
                 if let Some(Input::Unreached(Locator::Held { worker, .. })) = inputs.get(input) {
                     wanted.entry(*worker).or_default().insert(*input);
@@ -67,10 +67,10 @@ fn is_skipped(of_task: &[TaskId], inputs: &HashMap<TaskId, Input>) -> bool {
 
 /// The lost inputs of those tasks that will run: one that is skipped needs none of its inputs.
 pub(super) fn lost_of(
-    waiting: &[(Ready, TaskInfo, Doubt)],
+    waiting: &[Waiting],
     inputs: &HashMap<TaskId, Input>,
 ) -> Vec<(TaskId, Locator)> {
-    let all = waiting.iter().map(|(ready, info, _)| info.inputs(ready));
+    let all = waiting.iter().map(|one| one.info.inputs(&one.ready));
     let needed = all.filter(|all| !is_skipped(all, inputs)).flatten();
     let lost = needed.filter_map(|task| match inputs.get(task) {
         Some(Input::Lost(locator)) => Some((*task, *locator)),
