@@ -71,6 +71,12 @@ impl Run {
     /// comes from an attempt that has lost its lease.
     fn is_fresh(&self, commit: &Commit, now_ms: u64) -> bool {
         let Some(arena) = self.active(commit.segment) else { return false };
+        // What was computed from tasks that are not part of the run comes from a past that a store
+        // which has lost its last second never had: in this one the task has other inputs to give up.
+        let known = |(input, _): &(TaskId, u32)| self.active(input.segment()).is_some();
+        if !commit.consumed.iter().all(known) {
+            return false;
+        }
         let spawn = commit.spawn;
         if spawn.is_some_and(|(segment, digest)| {
             commit.finished.len() != 1 || !self.can_spawn(segment, digest)

@@ -43,6 +43,8 @@ mistakes! {
         "if s ~= sub(expected, q, q + l - 1) then" => "if false then";
     "a forwarded task is finished by who does not consume its target":
         "if not target or not names(args[8], target) then" => "if not target then";
+    "a commit may be computed from what was undone":
+        "if not active(r, k) then return false end" => "";
     "a repeated commit is not recognised":
         "if again then return '\\0' .. char(r.state)" => "if false then return '\\0' .. char(r.state)";
     "a commit forgets its outbox entry":

@@ -43,6 +43,8 @@ pub struct World<'a> {
     /// Staged segments that are not active: digest, edges from earlier ones, edges registered.
     staged: BTreeMap<u32, (Vec<(TaskId, u16)>, usize)>,
     segments: u32,
+    /// The client's segments, whether the stores know them or not.
+    drawn: BTreeMap<u32, Drawn>,
     last: Option<Commit>,
     late: Late,
     moments: Vec<Moment>,
@@ -54,6 +56,9 @@ pub fn history(seed: u64, steps: usize) -> Vec<Step> {
     let kind = |draw: &mut Draw| u8::try_from(draw.below(256)).unwrap_or(0);
     (0..steps).map(|_| (kind(&mut draw), draw.bits())).collect()
 }
+
+/// A segment, its edges from earlier ones, and the inputs of its tasks.
+type Drawn = (Stage, Vec<(TaskId, u16)>, Vec<(TaskId, Vec<TaskId>)>);
 
 fn digest_of(segment: u32) -> [u8; 16] {
     u128::from(segment).to_be_bytes()
@@ -91,6 +96,7 @@ impl<'a> World<'a> {
             edges: BTreeSet::new(),
             staged: BTreeMap::new(),
             segments: 0,
+            drawn: BTreeMap::new(),
             last: None,
             late: Late::default(),
             moments: Vec::new(),
@@ -181,21 +187,8 @@ impl<'a> World<'a> {
     }
 
     async fn stage(&mut self) -> anyhow::Result<()> {
-        let tasks = self.tasks().await?;
         let segment = self.segments;
-        let count = 1 + self.draw.below(12);
-        let mut edges = Vec::new();
-        let stage = self.draw_segment(segment, count);
-        for place in 0..count {
-            let mut inputs = BTreeSet::new();
-            for _ in 0..self.draw.below(4) {
-                inputs.extend(self.draw.pick(&tasks).map(|(task, ..)| task));
-            }
-            inputs.retain(|input| input.segment() < segment);
-            let task = TaskId::new(segment, index(place));
-            edges.extend(inputs.iter().map(|input| (*input, index(place))));
-            self.inputs.entry(task).or_default().extend(inputs);
-        }
+        let (stage, edges) = self.next_segment(segment).await?;
         let [first, second] = &self.ground.stores;
         let expected = first.stage(self.run, &stage).await;
         let found = second.stage(self.run, &stage).await;
@@ -209,6 +202,33 @@ impl<'a> World<'a> {
             self.inputs.retain(|task, _| task.segment() != segment);
         }
         Ok(())
+    }
+
+    /// A segment, with its edges from earlier ones. Who stages it once more, after it was forgotten,
+    /// stages the same: tasks of it may be on their way still.
+    async fn next_segment(&mut self, segment: u32) -> anyhow::Result<(Stage, Vec<(TaskId, u16)>)> {
+        if let Some((stage, edges, inputs)) = self.drawn.get(&segment).cloned() {
+            self.inputs.extend(inputs);
+            return Ok((stage, edges));
+        }
+        let tasks = self.tasks().await?;
+        let count = 1 + self.draw.below(12);
+        let mut edges = Vec::new();
+        let stage = self.draw_segment(segment, count);
+        for place in 0..count {
+            let mut inputs = BTreeSet::new();
+            for _ in 0..self.draw.below(4) {
+                inputs.extend(self.draw.pick(&tasks).map(|(task, ..)| task));
+            }
+            inputs.retain(|input| input.segment() < segment);
+            let task = TaskId::new(segment, index(place));
+            edges.extend(inputs.iter().map(|input| (*input, index(place))));
+            self.inputs.entry(task).or_default().extend(inputs);
+        }
+        let own = self.inputs.iter().filter(|(task, _)| task.segment() == segment);
+        let inputs = own.map(|(task, inputs)| (*task, inputs.clone())).collect();
+        self.drawn.insert(segment, (stage.clone(), edges.clone(), inputs));
+        Ok((stage, edges))
     }
 
     /// Columns of `count` tasks with edges among them, which are noted as their inputs.

@@ -24,6 +24,19 @@ local function names(groups, task)
   return false
 end
 
+-- Whether all inputs are of segments that are part of the run: others come from a past that was
+-- undone.
+local function known_inputs(r, groups)
+  local p = 1
+  while p <= #groups do
+    local k, _, span
+    k, _, span, p = take('>I4I2I2', groups, p)
+    if not active(r, k) then return false end
+    p = p + span
+  end
+  return true
+end
+
 -- The states and locators of all tasks of a commit, whatever they are.
 local function standing(r, a, runs)
   local out, p = {'\3'}, 1
@@ -341,7 +354,7 @@ define('commit', {'allow-oom'}, function(keys, args)
   local sound = spawn == 0 or (spawned and spawn >= SPAWNED and count == 1
     and not spawned.active and spawned.digest == digest)
   local fresh, was_forwarded
-  if sound then fresh, was_forwarded = fresh_states(r, a, args) end
+  if sound and known_inputs(r, args[8]) then fresh, was_forwarded = fresh_states(r, a, args) end
   if not fresh then return standing(r, a, args[3]) end
   local special = #args[9] > 0
   local ids = (special or r.attempts == 1 or a.later) and indexes(args[3])

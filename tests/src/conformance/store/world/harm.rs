@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
 use bolthole_broker::id::TaskId;
-use bolthole_broker::run::{Commit, Committed, OutboxId, SPAWNED_SEGMENTS, Stage};
+use bolthole_broker::run::{Commit, Committed, OutboxId, Stage};
 use bolthole_broker::store::{Memory, Redis, Snapshot, Store};
 
 use super::World;
@@ -88,10 +88,6 @@ pub(super) struct Moment {
     memory: Snapshot,
     redis: Contents,
     memo: Memo,
-}
-
-fn is_spawned(task: TaskId) -> bool {
-    task.segment() >= SPAWNED_SEGMENTS
 }
 
 /// Requests that were answered, and may arrive once more.
@@ -185,10 +181,6 @@ impl World<'_> {
         (self.inputs, self.edges) = (inputs, edges);
         (self.staged, self.segments) = (staged, segments);
         self.last = None;
-        // One that finished a forwarded task would be taken for one of its first attempt, and leave
-        // its inputs counted: the store cannot tell, so a worker must not send it in another epoch.
-        let plain = |commit: &Commit| commit.consumed.iter().all(|(task, _)| !is_spawned(*task));
-        self.late.commits.retain(plain);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use bolthole_broker::id::{TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{
-    End, LeaseRequest, Leased, Lost, Relocation, Retried, Retry, Revive, Setback,
+    End, LeaseRequest, Leased, Lost, Relocation, Retried, Retry, Revive, SPAWNED_SEGMENTS, Setback,
 };
 use bolthole_broker::state::TaskState;
 
@@ -75,8 +75,10 @@ impl World<'_> {
             tasks.iter().filter(|(_, state, ..)| *state == TaskState::Pending).copied().collect();
         let Some((task, _, generation, _)) = self.draw.pick(&pending) else { return Ok(()) };
         let [first, second] = &self.ground.stores;
-        let segment = first.reserve(self.run).await?;
-        ensure!(segment == second.reserve(self.run).await?, "reserved numbers");
+        let reserved = first.reserve(self.run).await?;
+        ensure!(reserved == second.reserve(self.run).await?, "reserved numbers");
+        // As workers draw it: a store that was rolled back would give a number twice.
+        let segment = SPAWNED_SEGMENTS | u32::try_from(self.draw.bits() >> 33)?;
         let count = 1 + self.draw.below(4);
         let stage = self.draw_segment(segment, count);
         let [first, second] = &self.ground.stores;
