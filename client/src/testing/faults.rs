@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use bolthole_broker::clock::Random;
 
+/// The shortest mean time between two rollbacks of the store that is drawn at random.
+const ROLLBACK_MEAN_MIN: Duration = Duration::from_secs(2);
+
 /// Faults of a simulation. By default there are none; every mean time is in virtual time, every
 /// share is from 0 to 1.
 #[derive(Debug, Clone, Default)]
@@ -115,7 +118,10 @@ impl Faults {
         for kind in Kind::ALL {
             if random.one_in(4) {
                 let mean = Duration::from_millis(20 << random.below(9));
-                faults.every.insert(kind, mean);
+                // Each takes the time of a restart. At ten in a second results would be lost faster
+                // than they can be computed again, and no store does that.
+                let shortest = if kind == Kind::Rollback { ROLLBACK_MEAN_MIN } else { mean };
+                faults.every.insert(kind, mean.max(shortest));
             }
         }
         let mut share = || {
