@@ -201,6 +201,18 @@ pub const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a client that waits asks for the store's epoch again: within this time a living
 /// client notices that the store has lost its last second.
 pub const EPOCH_AGE_MAX: Duration = Duration::from_secs(5);
+/// How often a client whose runs are in use looks whether the store has begun another life. Twice and
+/// what it takes to stage again are within the 5 s that a lost run may stay unnoticed.
+pub const RESTAGE_LOOK: Duration = Duration::from_secs(2);
+/// What a client keeps of each run to stage it again, encoded: the newest segments and large
+/// arguments. Older ones are on the store's disk, unless that is lost as a whole.
+pub const RESTAGE_BYTES_MAX: usize = 16 << 20;
+/// Results of its last commits that a worker offers to a store that has forgotten them: with those
+/// stored inline some 16 MiB.
+pub const OFFERS_MAX: usize = 4_096;
+/// For how long a client repeats to a store that has begun another life what it has deleted. The
+/// append-only file is written to disk every second; the rest is room for a busy disk.
+pub const ROLLBACK_MAX: Duration = Duration::from_secs(10);
 /// How often the client of an open run shows that it lives.
 pub const CLIENT_RENEW: Duration = Duration::from_secs(15);
 /// How long dropped handles wait for others, to be unpinned in one request.

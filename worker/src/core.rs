@@ -20,6 +20,7 @@ mod batch;
 mod commits;
 mod drain;
 mod finish;
+mod life;
 mod parcels;
 mod session;
 #[cfg(test)]
@@ -27,6 +28,8 @@ mod tests;
 mod tick;
 
 use batch::Batches;
+use life::Life;
+pub(crate) use life::{Compared, Recent};
 pub(crate) use parcels::ParcelId;
 use parcels::Parcels;
 use session::Session;
@@ -175,6 +178,7 @@ pub(crate) struct Core {
     task_seconds: f64,
     draining: bool,
     session: Session,
+    life: Life,
 }
 
 impl Core {
@@ -189,6 +193,7 @@ impl Core {
             task_seconds: PARCEL_WORK.as_secs_f64(),
             draining: false,
             session: Session::First,
+            life: Life::default(),
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::reach::Reach;
+use crate::flight::Key;
 use crate::values::{Found, Values};
 
 /// Tries at a peer that does not answer, and the wait between them. They are for a connection that
@@ -208,24 +209,9 @@ impl Inputs {
         }
         let statuses = self.store.inspect(run, &here).await?;
         for (task, status) in here.into_iter().zip(statuses) {
-            let Some(status) = status else { continue };
-            let current = match (status.state.state(), status.locator) {
-                (TaskState::Pending, _) => false,
-                (TaskState::Done, Locator::Held { .. }) => {
-                    let record = HeldRecord::from_bytes(&status.record.unwrap_or_default()).ok();
-                    record.map(|record| record.nonce) == self.values.nonce_of((run, task))
-                }
-                (TaskState::Done, Locator::Stored { .. }) => {
-                    self.values.is_small((run, task), &status.record.unwrap_or_default())
-                }
-                (TaskState::Done, locator) => {
-                    let value = locator.value().unwrap_or_default();
-                    self.values.is_small((run, task), &value)
-                }
-                _ => true,
-            };
-            if !current {
-                self.values.forget((run, task));
+            let key = (run, task);
+            if status.is_some_and(|status| !is_current(&self.values, key, &status)) {
+                self.values.forget(key);
             }
         }
         Ok(tasks)
@@ -362,6 +348,21 @@ impl Inputs {
             }
         }
         Ok((again, silent))
+    }
+}
+
+/// Whether a result that is here is the one that the store names.
+pub(crate) fn is_current(values: &Values, key: Key, status: &TaskStatus) -> bool {
+    let record = status.record.as_deref().unwrap_or_default();
+    match (status.state.state(), status.locator) {
+        (TaskState::Pending, _) => false,
+        (TaskState::Done, Locator::Held { .. }) => {
+            let record = HeldRecord::from_bytes(record).ok();
+            record.map(|record| record.nonce) == values.nonce_of(key)
+        }
+        (TaskState::Done, Locator::Stored { .. }) => values.is_small(key, record),
+        (TaskState::Done, locator) => values.is_small(key, &locator.value().unwrap_or_default()),
+        _ => true,
     }
 }
 

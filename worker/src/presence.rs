@@ -6,7 +6,7 @@ use std::time::Duration;
 use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits;
 use bolthole_broker::store::{Epoch, Store, WorkerRecord};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,8 @@ pub(crate) struct Presence {
     pub(crate) lease: Duration,
     pub(crate) in_flight: InFlight,
     pub(crate) epoch: Arc<RwLock<Epoch>>,
+    /// Tells the worker's loop of another life of the store.
+    pub(crate) life: watch::Sender<Epoch>,
     pub(crate) pulse: Pulse,
     pub(crate) stop: CancellationToken,
 }
@@ -31,7 +33,7 @@ pub(crate) struct Presence {
 impl Presence {
     /// Renews the record until the worker stops, then deletes it.
     pub(crate) async fn keep(self) {
-        let Self { store, index, mut record, lease, in_flight, epoch, pulse, stop } = self;
+        let Self { store, index, mut record, lease, in_flight, epoch, life, pulse, stop } = self;
         let every = lease / limits::WORKER_RENEWALS;
         // An answer that is lost must not cost the record: asked again, it is renewed in time.
         let patience = 2 * every;
@@ -61,11 +63,13 @@ impl Presence {
             pulse.store(None);
             let Ok(epoch_now) = timeout(patience, store.epoch()).await else { continue };
             match epoch_now {
-                Ok(now) if now != *epoch.read().await => {
+                Ok(now) if now != *life.borrow() => {
                     tracing::warn!(
                         "the store has begun another life: what it said before is checked"
                     );
-                    *epoch.write().await = now;
+                    // Until all that is here was compared, no message is taken at its word.
+                    *epoch.write().await = Epoch::unknown();
+                    life.send_replace(now);
                 }
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "the store's epoch is not known"),

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::{Core, Effect, Publish};
+use crate::core::{Compared, Core, Effect, Publish};
 use crate::flight::{Doubt, Key, Prepared, Wanted};
 use crate::hold::Pressure;
 use crate::prepare::Preparer;
@@ -30,6 +30,7 @@ use crate::slots::Slots;
 use crate::takeover::{Inheritance, Takeover};
 use crate::tasks::Tasks;
 
+mod life;
 mod requests;
 
 /// Answers on their way to the loop. Senders wait when it is full; the loop never sends to itself.
@@ -57,6 +58,7 @@ enum Answer {
     Published(Publish, bool),
     Leased(RunId, Vec<(LeaseRequest, Leased)>),
     Retried(Key),
+    Compared(Epoch, Compared),
 }
 
 /// The loop and what it drives.
@@ -67,6 +69,7 @@ pub(crate) struct Shell {
     publisher: Arc<Publisher>,
     takeover: Arc<Takeover>,
     inherited: mpsc::Receiver<Inheritance>,
+    life: watch::Receiver<Epoch>,
     consumer: Consumer,
     settler: Settler,
     in_flight: InFlight,
@@ -86,6 +89,7 @@ impl Shell {
         publisher: Arc<Publisher>,
         takeover: Arc<Takeover>,
         inherited: mpsc::Receiver<Inheritance>,
+        life: watch::Receiver<Epoch>,
         consumer: Consumer,
         in_flight: InFlight,
         pulse: Pulse,
@@ -101,6 +105,7 @@ impl Shell {
             publisher,
             takeover,
             inherited,
+            life,
             consumer,
             settler,
             in_flight,
@@ -150,6 +155,7 @@ impl Shell {
                     }
                     self.on_tick(renew).await;
                 }
+                Ok(()) = self.life.changed() => self.begin_life().await,
                 Ok(()) = pressure.changed() => {
                     let now = *pressure.borrow_and_update();
                     self.on_pressure(now).await;
@@ -234,6 +240,7 @@ impl Shell {
             }
             Answer::Leased(run, answers) => self.core.on_leased(run, answers, now),
             Answer::Retried(key) => self.core.on_retried(key, now),
+            Answer::Compared(epoch, compared) => self.on_compared(epoch, compared, now),
         }
     }
 

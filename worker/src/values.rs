@@ -178,6 +178,23 @@ impl Values {
         self.drop_in(&mut self.table(), key);
     }
 
+    /// A commit that had named the result was undone: it waits for another one. False when it is not
+    /// here.
+    pub(crate) fn take_back(&self, key: Key, nonce: u64) -> bool {
+        let mut table = self.table();
+        if table.values.get(&key).is_none_or(|local| local.nonce != nonce) {
+            return false;
+        }
+        let Some(local) = table.remove(key) else { return false };
+        table.uncommitted.insert((key, nonce), local.place);
+        true
+    }
+
+    /// All committed results, by task.
+    pub(crate) fn all(&self) -> Vec<Key> {
+        self.table().values.keys().copied().collect()
+    }
+
     /// Drops everything of a run.
     pub(crate) fn drop_run(&self, run: RunId) {
         let mut table = self.table();
@@ -265,9 +282,10 @@ impl Values {
 }
 
 impl Table {
-    fn remove(&mut self, key: Key) {
+    fn remove(&mut self, key: Key) -> Option<Local> {
         let before = self.values.remove(&key);
         self.forget_bytes(before.as_ref());
+        before
     }
 
     fn forget_bytes(&mut self, local: Option<&Local>) {

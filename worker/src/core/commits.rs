@@ -15,6 +15,9 @@ use crate::flight::{Doubt, Key, TaskInfo, Wanted};
 impl Core {
     /// Commits that are due; `starving` when a slot has nothing to run.
     pub(crate) fn due_commits(&mut self, now: Instant, starving: bool) -> Vec<Effect> {
+        if self.life.unsure > 0 {
+            return Vec::new();
+        }
         let due = self.batches.take_due(now, starving);
         due.into_iter()
             .map(|(run, commit)| {
@@ -27,7 +30,7 @@ impl Core {
 
     /// When to look for due commits again.
     pub(crate) fn next_commit(&self) -> Option<Instant> {
-        self.batches.next_due()
+        self.batches.next_due().filter(|_| self.life.unsure == 0)
     }
 
     /// A commit was answered. `blocked` when the queue takes no messages: then all that was
@@ -46,6 +49,7 @@ impl Core {
         match reply {
             Committed::Written { ready, freed, run: state } => {
                 self.written(run, &commit, ready, known, blocked, &mut effects);
+                self.land_all(run, &commit, now, &mut effects);
                 if !freed.is_empty() {
                     effects.push(Effect::Freed { run, freed });
                 }
@@ -87,7 +91,8 @@ impl Core {
             flight?.parcel.filter(|parcel| self.parcels.lends(*parcel))
         });
         let suspect = self.suspicion_of(run, commit);
-        let again = commit.finished.iter().any(|finished| finished.generation > 0);
+        let computed_again = commit.finished.iter().any(|finished| finished.generation > 0);
+        let again = computed_again || self.life.unsure > 0;
         let (kept, published) = self.share(run, ready, sequence, blocked);
         let tasks: Vec<Wanted> = kept
             .into_iter()
@@ -128,11 +133,16 @@ impl Core {
             let leases = Vec::new();
             effects.push(Effect::Publish(Publish { run, ready: published, doubt, ticket, leases }));
         }
+    }
+
+    /// The tasks of a commit leave.
+    fn land_all(&mut self, run: RunId, commit: &Commit, now: Instant, effects: &mut Vec<Effect>) {
         let mut confirmed = Vec::with_capacity(commit.finished.len());
         for finished in &commit.finished {
             let key = (run, TaskId::new(commit.segment, finished.index));
             if let Some(flight) = self.land(key) {
                 confirmed.push((key, flight.nonce));
+                self.life.note(commit, key, flight, now);
             }
         }
         effects.push(Effect::Confirm(confirmed));

@@ -401,7 +401,7 @@ impl Core {
     }
 }
 
-fn done(result: Kept, keep: bool) -> End {
+pub(super) fn done(result: Kept, keep: bool) -> End {
     End::Done { locator: result.locator, record: result.record, keep }
 }
 

@@ -41,6 +41,7 @@ impl Core {
                 self.time_out(attempt.key, random, now, &mut effects);
             }
         }
+        self.life.age(now);
         let overdue = self.parcels.overdue(now, limits::DELIVERY_HOLD_MAX);
         self.ask_for_leases(on_slots, renew, &overdue, now, &mut effects);
         for id in overdue {

@@ -21,7 +21,8 @@ use crate::core::Publish;
 use crate::flight::TaskInfo;
 
 /// The wait before the store is asked again, doubled each time up to the second.
-const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+pub(super) const STORE_WAIT: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(2));
 
 impl Shell {
     pub(super) fn commit(&self, run: RunId, commit: Arc<Commit>) {

@@ -15,7 +15,7 @@ use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{Epoch, Store, WorkerRecord};
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, RwLock, mpsc};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
@@ -62,6 +62,8 @@ pub(super) struct Parts {
     /// What errors call this worker.
     pub(super) address: String,
     pub(super) epoch: Arc<RwLock<Epoch>>,
+    /// The same, as soon as another one is seen.
+    pub(super) life: watch::Sender<Epoch>,
     pub(super) values: Arc<Values>,
     pub(super) known: Arc<Known>,
     pub(super) in_flight: InFlight,
@@ -85,7 +87,8 @@ impl Parts {
         held: &Held,
     ) -> Result<Self, StartError> {
         let index = store.join(record, options.lease).await?;
-        let epoch = Arc::new(RwLock::new(store.epoch().await?));
+        let epoch = store.epoch().await?;
+        let (life, epoch) = (watch::Sender::new(epoch.clone()), Arc::new(RwLock::new(epoch)));
         let (incarnation, address) = (record.incarnation, record.address.clone());
         let left_behind = message::Presence { index, incarnation, address: address.clone() };
         let fetcher = fetcher(options);
@@ -102,6 +105,7 @@ impl Parts {
             presence: (!address.is_empty()).then(|| left_behind.encode()),
             address: if address.is_empty() { index.to_string() } else { address },
             epoch,
+            life,
             in_flight: InFlight::default(),
             pulse: Pulse::new(held.clone()),
             fetcher,
@@ -238,6 +242,7 @@ impl Parts {
             publisher,
             takeover,
             inherited,
+            self.life.subscribe(),
             consumer,
             in_flight,
             pulse,
@@ -262,6 +267,7 @@ impl Parts {
             lease: self.lease,
             in_flight: Arc::clone(&self.in_flight),
             epoch: Arc::clone(&self.epoch),
+            life: self.life.clone(),
             pulse: self.pulse.clone(),
             stop: self.stop.clone(),
         };

@@ -1,0 +1,158 @@
+//! The store has begun another life, and may have forgotten what was committed last. Until that is
+//! known, nothing is taken on trust and nothing committed; then what was forgotten is committed again
+//! by who has it, and what was computed from what is gone is dropped.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::limits;
+use bolthole_broker::run::{Commit, End, LeaseRequest, Ready};
+use bolthole_broker::task::TaskKind;
+use tokio::time::Instant;
+
+use super::finish::done;
+use super::{Core, Effect, Flight, Stage};
+use crate::flight::{Doubt, Kept, Key, TaskInfo, Wanted};
+
+/// A result that this worker committed a short while ago.
+#[derive(Debug, Clone)]
+pub(crate) struct Recent {
+    pub(crate) key: Key,
+    pub(crate) ready: Ready,
+    pub(crate) info: TaskInfo,
+    pub(crate) nonce: u64,
+    pub(crate) result: Kept,
+    at: Instant,
+}
+
+/// What comparing with the store came to.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    /// Results that are not, or no longer, what the store says.
+    pub(crate) stale: BTreeSet<Key>,
+    /// Results whose commits it has forgotten, to be committed again.
+    pub(crate) offers: Vec<Recent>,
+}
+
+/// Where the core stands between two lives of the store.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// Lives that the store has begun with which what is here was not yet compared.
+    pub(super) unsure: u32,
+    recent: VecDeque<Recent>,
+}
+
+impl Life {
+    /// A commit was written: should the store forget it, its results can be had again. Not those of
+    /// tasks that have submitted others: these would be missing.
+    pub(super) fn note(&mut self, commit: &Commit, key: Key, flight: Flight, now: Instant) {
+        let Flight { ready, info: Some(info), nonce, result: Some(result), .. } = flight else {
+            return;
+        };
+        if commit.spawn.is_some() || ready.forwarded.is_some() {
+            return;
+        }
+        self.recent.push_back(Recent { key, ready, info, nonce, result, at: now });
+        if self.recent.len() > limits::OFFERS_MAX {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Forgets what a store has on its disk by now.
+    pub(super) fn age(&mut self, now: Instant) {
+        while self.recent.front().is_some_and(|recent| now >= recent.at + limits::ROLLBACK_MAX) {
+            self.recent.pop_front();
+        }
+    }
+}
+
+impl Core {
+    /// The store has begun another life. What runs takes leases, which the store refuses for tasks
+    /// that it knows to be over; what is being prepared asks where it stands. What is to be compared:
+    /// the inputs of all that has begun, and what was committed last.
+    pub(crate) fn on_new_life(
+        &mut self,
+    ) -> (Vec<Effect>, BTreeMap<RunId, BTreeSet<TaskId>>, Vec<Recent>) {
+        self.life.unsure += 1;
+        let mut leases: BTreeMap<RunId, Vec<LeaseRequest>> = BTreeMap::new();
+        let mut inputs: BTreeMap<RunId, BTreeSet<TaskId>> = BTreeMap::new();
+        for ((run, task), flight) in &mut self.flights {
+            flight.doubtful |= flight.stage == Stage::Preparing;
+            if flight.stage == Stage::Running && !flight.void {
+                leases.entry(*run).or_default().push(flight.lease_request(*task));
+            }
+        }
+        for (key, flight) in &self.flights {
+            inputs.entry(key.0).or_default().extend(self.committed_inputs(*key, flight));
+        }
+        let leases = leases.into_iter();
+        let effects = leases.map(|(run, requests)| Effect::Lease { run, requests }).collect();
+        (effects, inputs, self.life.recent.iter().cloned().collect())
+    }
+
+    /// What is here was compared with the store.
+    pub(crate) fn on_compared(&mut self, compared: Compared, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Compared { stale, offers } = compared;
+        let doomed: Vec<Key> = self
+            .flights
+            .iter()
+            .filter(|(key, flight)| {
+                let mut inputs = self.committed_inputs(**key, flight);
+                inputs.any(|input| stale.contains(&(key.0, input)))
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in doomed {
+            if !self.is_under_way(key) {
+                self.drop_result(key, &mut effects);
+            }
+        }
+        for Recent { key, ready, info, nonce, result, .. } in offers {
+            if self.flights.contains_key(&key) {
+                effects.push(Effect::Discard(vec![(key, nonce)]));
+                continue;
+            }
+            tracing::info!(run = %key.0, task = %key.1, "the store has forgotten a result: again");
+            let effect = info.class().kind == TaskKind::Effect;
+            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::Old, lazy: None };
+            self.take_off(key.0, &wanted, None, None, 0);
+            if let Some(flight) = self.flights.get_mut(&key) {
+                flight.nonce = nonce;
+                // Should others have it already, this one leaves without asking again.
+                flight.stage = Stage::Finished;
+            }
+            self.finish(key, done(result, effect), None, now);
+        }
+        self.life.unsure = self.life.unsure.saturating_sub(1);
+        self.settle_deliveries(now, &mut effects);
+        effects
+    }
+
+    /// The inputs of a task that has begun, but for those whose values are here and not committed.
+    fn committed_inputs<'a>(
+        &'a self,
+        key: Key,
+        flight: &'a Flight,
+    ) -> impl Iterator<Item = TaskId> + 'a {
+        let begun = matches!(flight.stage, Stage::Running | Stage::Finished) && !flight.void;
+        let info = flight.info.as_ref().filter(|_| begun);
+        let inputs = info.map(|info| info.inputs(&flight.ready)).unwrap_or_default();
+        let open = move |input: &TaskId| {
+            let flight = self.flights.get(&(key.0, *input));
+            flight.is_some_and(|flight| flight.stage == Stage::Finished)
+        };
+        inputs.iter().copied().filter(move |input| !open(input))
+    }
+
+    fn is_under_way(&self, key: Key) -> bool {
+        self.committing.values().any(|(run, commit)| {
+            let mut tasks = commit.finished.iter();
+            *run == key.0
+                && commit.segment == key.1.segment()
+                && tasks.any(|finished: &bolthole_broker::run::Finished| {
+                    finished.index == key.1.index() && !matches!(finished.end, End::Skipped { .. })
+                })
+        })
+    }
+}
