@@ -211,7 +211,8 @@ impl Client {
         let found = self.core.persist_in(|| self.core.store.find(name)).await?;
         let id = found.ok_or_else(|| {
             let message = format!(
-                "there is no run named {name:?}: it was never submitted, or its retention is over"
+                "there is no run named {name:?}: it was never submitted, its retention is over, or \
+                 the store has lost its data"
             );
             Error::new(ErrorKind::Gone, message)
         })?;
@@ -237,7 +238,7 @@ impl Client {
 
     fn look_at(&self, id: RunId, name: Option<String>) -> Run {
         let watch = Watch::new(id, self.core.store.clone());
-        Run::of(RunInner::new(&self.core, id, name, watch, None))
+        Run::of(RunInner::new(&self.core, id, name, watch, None, None))
     }
 
     /// Computes the outputs, in a run without a name, and returns their values: a call, several, or

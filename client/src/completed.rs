@@ -73,7 +73,7 @@ impl<T> OfRun<T> {
         run.hurry();
         let interest = run.watch.follow(&run.core.runtime);
         let watch = Arc::clone(&run.watch);
-        let left_behind = RunInner::new(&run.core, run.id, None, watch, None);
+        let left_behind = RunInner::new(&run.core, run.id, None, watch, None, None);
         Some(Self { run, handles, left_behind, wanted, reading: Vec::new(), _interest: interest })
     }
 

@@ -28,6 +28,7 @@ use crate::capable::Capable;
 use crate::error::Result;
 use crate::fetch::gone;
 use crate::local::Local;
+use crate::restage::Watchman;
 use crate::run::RunInner;
 
 /// One client of a store and a queue.
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     own_runtime: OnceLock<OwnRuntime>,
     /// What living workers can run, as far as it was asked for.
     pub(crate) capable: Mutex<Capable>,
+    /// What the store may forget of what this client told it.
+    pub(crate) watchman: Watchman,
     /// Runs that take calls, for graphs that use handles of theirs.
     open: Mutex<HashMap<RunId, Weak<RunInner>>>,
 }
@@ -85,6 +88,7 @@ impl Core {
             leaving: TaskTracker::new(),
             own_runtime: OnceLock::new(),
             capable: Mutex::default(),
+            watchman: Watchman::default(),
             open: Mutex::default(),
         }))
     }
@@ -109,9 +113,24 @@ impl Core {
                 return Ok(epoch.clone());
             }
         }
-        let epoch = self.persist_in(|| self.store.epoch()).await?;
+        self.epoch_now().await
+    }
+
+    /// The life of the store's data, as it is.
+    pub(crate) async fn epoch_now(&self) -> Result<Epoch> {
+        self.persist_in(|| self.look_at_epoch()).await
+    }
+
+    /// The same, asked for once.
+    pub(crate) async fn look_at_epoch(&self) -> Result<Epoch, store::Error> {
+        let epoch = self.store.epoch().await?;
         *lock(&self.epoch) = (epoch.clone(), Instant::now());
         Ok(epoch)
+    }
+
+    /// The life of the store's data, as it was when it was last asked for.
+    pub(crate) fn known_epoch(&self) -> Epoch {
+        lock(&self.epoch).0.clone()
     }
 
     /// The name of this client's next outbox entry.

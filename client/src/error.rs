@@ -67,6 +67,8 @@ pub enum ErrorKind {
     /// The worker that held the result has gone, and none is there to compute it again. Once one
     /// is, asking again has the result.
     Lost,
+    /// The store came back without the run, and this client cannot stage it again.
+    StoreLost,
     /// A task has no result: it failed, or it was skipped because this one failed.
     Task(Box<TaskError>),
     /// The task or the run was cancelled.

@@ -20,6 +20,7 @@ use crate::core::{Core, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::gone;
 use crate::handle::{Handle, too_late};
+use crate::restage::Staged;
 use crate::watch::{Over, Watch};
 use crate::writer::Writer;
 
@@ -40,6 +41,8 @@ pub(crate) struct RunInner {
     name: Option<String>,
     /// Takes calls and unpins; `None` for a run that is only looked at, or whose results stay.
     writer: Option<Arc<Writer>>,
+    /// What this client has staged of it.
+    staged: Option<Arc<Staged>>,
     /// Handles beyond the first, of tasks that have more than one.
     shares: Mutex<HashMap<TaskId, u32>>,
 }
@@ -51,9 +54,10 @@ impl RunInner {
         name: Option<String>,
         watch: Arc<Watch>,
         writer: Option<Arc<Writer>>,
+        staged: Option<Arc<Staged>>,
     ) -> Arc<Self> {
         let shares = Mutex::default();
-        Arc::new(Self { id, core: Arc::clone(core), watch, name, writer, shares })
+        Arc::new(Self { id, core: Arc::clone(core), watch, name, writer, staged, shares })
     }
 
     /// Another handle of the task.
@@ -87,9 +91,16 @@ impl RunInner {
         })
     }
 
+    /// Where the run stands. One that the store has lost is staged again first.
     async fn status(&self) -> Result<RunStatus> {
-        let status = self.core.persist_in(|| self.core.store.status(self.id)).await?;
-        status.ok_or_else(|| gone(self.id))
+        loop {
+            let status = self.core.persist_in(|| self.core.store.status(self.id)).await?;
+            match (status, &self.staged) {
+                (Some(status), _) => return Ok(status),
+                (None, Some(staged)) if self.core.restage(staged).await? => {}
+                (None, _) => return Err(gone(self.id)),
+            }
+        }
     }
 
     /// Cancels one task by finishing it as skipped, because of itself: whoever runs it comes too
@@ -215,6 +226,9 @@ impl Run {
     /// Ends the run: what has not finished never will.
     pub async fn cancel(&self, reason: &str) -> Result<()> {
         let core = &self.inner.core;
+        if let Some(staged) = &self.inner.staged {
+            staged.cancel(reason);
+        }
         core.persist_in(|| core.store.cancel(self.inner.id, reason)).await?;
         core.tell_ended(self.inner.id);
         Ok(())
@@ -250,6 +264,7 @@ impl Run {
     /// cancelled first.
     pub async fn forget(&self) -> Result<()> {
         let core = &self.inner.core;
+        core.watchman.delete(core, self.inner.id);
         let state = core.persist_in(|| core.store.cancel(self.inner.id, "forgotten")).await?;
         if state == Some(RunState::Cancelled) {
             core.tell_ended(self.inner.id);

@@ -45,6 +45,9 @@ struct Known {
     finished: BTreeMap<u32, Bits>,
     recent: HashMap<TaskId, (StateByte, Locator)>,
     over: Option<Over>,
+    absence: Absence,
+    /// The store has begun another life: its events may have earlier numbers.
+    rewound: bool,
     /// How often the run was taken up again, as far as this process knows.
     resumed: u64,
     /// How many wait.
@@ -52,6 +55,18 @@ struct Known {
     /// Whether the reader runs, and where it will go on if it does not.
     reading: bool,
     cursor: EventCursor,
+}
+
+/// What it means that the run is not there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// It was deleted, or its time has run out.
+    #[default]
+    Deleted,
+    /// The store may have lost it, and this client can stage it again.
+    Lost,
+    /// The same, and it was not there when it was last asked for.
+    Noticed,
 }
 
 /// Why nothing more will come.
@@ -157,6 +172,33 @@ impl Watch {
         self.wake_all();
     }
 
+    /// When the run is not there, that is no end: it is staged again, or [`Watch::unguard`] is called.
+    pub(crate) fn guard(&self) {
+        self.known().absence = Absence::Lost;
+    }
+
+    /// From now on a run that is not there has been deleted.
+    pub(crate) fn unguard(&self) {
+        self.known().absence = Absence::Deleted;
+    }
+
+    /// Whether the run was not there when its events were last asked for.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.known().absence == Absence::Noticed
+    }
+
+    /// The store has begun another life, and has all of the run.
+    pub(crate) fn begin_again(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+        {
+            let mut known = self.known();
+            known.rewound = true;
+            known.absence = Absence::Lost;
+            known.recent.clear();
+            known.cursor = EventCursor::default();
+        }
+        self.resume(runtime);
+    }
+
     /// The run goes on, though its end was seen: the reader starts again if anyone waits.
     pub(crate) fn resume(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         let mut known = self.known();
@@ -194,7 +236,18 @@ impl Watch {
                     cursor = events.cursor.clone();
                     let ended = !events.run.is_some_and(RunState::is_running);
                     let unsure = events.gap || events.finished.is_empty();
-                    let last = ended && events.finished.is_empty();
+                    let gone = events.run.is_none();
+                    let held = {
+                        let mut known = self.known();
+                        if known.absence != Absence::Deleted {
+                            known.absence = if gone { Absence::Noticed } else { Absence::Lost };
+                        }
+                        known.absence == Absence::Noticed
+                    };
+                    let last = ended && events.finished.is_empty() && !held;
+                    if held {
+                        tokio::time::sleep(pause).await;
+                    }
                     silent = if events.finished.is_empty() { silent + 1 } else { 0 };
                     if silent > 0 && silent.is_multiple_of(2) && !ended {
                         self.warn_of_nobody().await;
@@ -220,6 +273,9 @@ impl Watch {
             let over = {
                 let mut known = self.known();
                 let over = known.over.is_some();
+                if std::mem::take(&mut known.rewound) {
+                    cursor = EventCursor::default();
+                }
                 if over || known.interest == 0 {
                     known.reading = false;
                     known.cursor = cursor.clone();

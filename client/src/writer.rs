@@ -24,6 +24,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::core::{Core, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::restage::Staged;
 use crate::watch::Watch;
 
 /// Takes the calls of one run.
@@ -31,6 +32,7 @@ pub(crate) struct Writer {
     core: Arc<Core>,
     run: RunId,
     watch: Arc<Watch>,
+    staged: Arc<Staged>,
     /// Whether to delete the run as soon as it has ended and nobody here wants anything of it.
     unnamed: bool,
     state: Mutex<State>,
@@ -124,7 +126,7 @@ impl Writer {
     /// A writer whose first segment is number `first`, with its keeper.
     pub(crate) fn start(
         core: &Arc<Core>,
-        run: RunId,
+        staged: Arc<Staged>,
         watch: Arc<Watch>,
         unnamed: bool,
         first: u32,
@@ -142,8 +144,9 @@ impl Writer {
         };
         let writer = Arc::new(Self {
             core: Arc::clone(core),
-            run,
+            run: staged.run,
             watch,
+            staged,
             unnamed,
             state: Mutex::new(state),
             work: Notify::new(),

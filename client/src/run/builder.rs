@@ -16,8 +16,10 @@ use super::{Run, RunInner};
 use crate::client::Client;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::gone;
 use crate::outputs::{Outputs, Results, Tasks, captured};
 use crate::progress::Progress;
+use crate::restage::Staged;
 use crate::watch::Watch;
 use crate::writer::{Entry, Writer, check_queues};
 
@@ -95,9 +97,9 @@ impl RunBuilder {
             None => clock::random_bytes(),
         };
         let core = self.client.core();
-        let id = match self.open_as(digest).await? {
-            (id, false) => id,
-            (id, true) => {
+        let (id, open) = match self.open_as(digest).await? {
+            (id, false, open) => (id, open),
+            (id, true, _) => {
                 let name = self.name.unwrap_or_default();
                 let message = format!(
                     "a stream named {name:?} was opened before, as run {id}; attach to it to read \
@@ -107,9 +109,10 @@ impl RunBuilder {
             }
         };
         let watch = Watch::new(id, core.store.clone());
+        let staged = core.remember_staged(id, open, &watch).await?;
         let unnamed = self.name.is_none();
-        let writer = Writer::start(core, id, Arc::clone(&watch), unnamed, 0);
-        let run = RunInner::new(core, id, self.name, watch, Some(writer));
+        let writer = Writer::start(core, Arc::clone(&staged), Arc::clone(&watch), unnamed, 0);
+        let run = RunInner::new(core, id, self.name, watch, Some(writer), Some(staged));
         core.remember(&run);
         Ok(Run::of(run))
     }
@@ -185,11 +188,13 @@ impl RunBuilder {
         }
         // The pins of an unnamed run go with its handles.
         let watch = Arc::clone(&run.watch);
-        let writer = Writer::start(&core, run.id, Arc::clone(&watch), true, accepted.next);
+        let staged = run.staged.clone().ok_or_else(|| gone(run.id))?;
+        let writer =
+            Writer::start(&core, Arc::clone(&staged), Arc::clone(&watch), true, accepted.next);
         if close {
             writer.begin_close();
         }
-        let run = RunInner::new(&core, accepted.id, None, watch, Some(writer));
+        let run = RunInner::new(&core, accepted.id, None, watch, Some(writer), Some(staged));
         core.remember(&run);
         Ok((run, accepted.outputs))
     }
@@ -203,9 +208,11 @@ impl RunBuilder {
         hash.update(&plan.digest).update(&[self.policy as u8]);
         let digest = *hash.finalize().as_bytes();
         let mut tries = ACCEPT_TRIES;
-        let (id, spent, staged) = loop {
+        let (id, spent, numbered, staged, watch) = loop {
             tries -= 1;
-            let (id, attached) = self.open_as(digest).await?;
+            let (id, attached, open) = self.open_as(digest).await?;
+            let watch = Watch::new(id, core.store.clone());
+            let staged = core.remember_staged(id, open, &watch).await?;
             // A run that takes no more segments has them all, most likely; of another one a client
             // that died may have staged a part. Staging what is there changes nothing.
             let status =
@@ -213,31 +220,33 @@ impl RunBuilder {
             let state = status.map(|status| status.state);
             let complete = state.is_some_and(|state| state != RunState::Open);
             let spent = matches!(state, Some(RunState::Failed | RunState::Cancelled));
-            match stage_plan(&core, id, &plan, complete, close).await {
-                Ok(staged) if tries > 0 && staged.over && is_part(&core, id, &staged).await? => {
+            match stage_plan(&core, &staged, &plan, complete, close).await {
+                Ok(numbered)
+                    if tries > 0 && numbered.over && is_part(&core, id, &numbered).await? =>
+                {
                     tracing::info!(run = %id, "closed with a part of its graph: made anew");
                     self.client.attach_id(id).forget().await?;
                 }
-                Ok(staged) => break (id, spent, staged),
+                Ok(numbered) => break (id, spent, numbered, staged, watch),
                 // Somebody who came later has found it to be such a part.
                 Err(error) if tries > 0 && *error.kind() == ErrorKind::Gone => {}
                 Err(error) => {
                     if !attached {
                         // Nobody has accepted it. What cannot be deleted now, its lease will end.
+                        core.watchman.delete(&core, id);
                         let _ = core.store.purge(id).await;
                     }
                     return Err(error);
                 }
             }
         };
-        let outputs = plan.outputs.iter().map(|output| staged.ids[*output as usize]).collect();
-        let watch = Watch::new(id, core.store.clone());
-        let run = RunInner::new(&core, id, self.name, watch, None);
-        Ok((Accepted { id, outputs, next: staged.next, spent }, run))
+        let outputs = plan.outputs.iter().map(|output| numbered.ids[*output as usize]).collect();
+        let run = RunInner::new(&core, id, self.name, watch, None, Some(staged));
+        Ok((Accepted { id, outputs, next: numbered.next, spent }, run))
     }
 
-    /// Opens the run in the store; its id, and whether it was there.
-    async fn open_as(&self, digest: [u8; 32]) -> Result<(RunId, bool)> {
+    /// Opens the run in the store; its id, whether it was there, and how to open it again.
+    async fn open_as(&self, digest: [u8; 32]) -> Result<(RunId, bool, Open)> {
         let bytes: usize = self.header.iter().map(|(key, value)| key.len() + value.len()).sum();
         if bytes > RUN_HEADER_BYTES_MAX {
             let message = format!(
@@ -263,8 +272,8 @@ impl RunBuilder {
         // The same id for every try: one whose answer was lost must not leave a second run behind.
         let id = clock::new_run_id();
         match core.persist_in(|| core.store.open(id, &open)).await? {
-            Opened::Created => Ok((id, false)),
-            Opened::Attached(other) => Ok((other, other != id)),
+            Opened::Created => Ok((id, false, open)),
+            Opened::Attached(other) => Ok((other, other != id, open)),
             Opened::Conflict(other) => {
                 let name = self.name.as_deref().unwrap_or_default();
                 let message = format!(
@@ -278,7 +287,7 @@ impl RunBuilder {
 }
 
 /// A plan as tasks of a run.
-struct Staged {
+struct Numbered {
     /// The calls' tasks.
     ids: Vec<TaskId>,
     /// The number of the segment after the last.
@@ -290,42 +299,47 @@ struct Staged {
 /// Stages a plan and closes its run, unless that is complete.
 async fn stage_plan(
     core: &Core,
-    run: RunId,
+    staged: &Staged,
     plan: &Plan,
     complete: bool,
     close: bool,
-) -> Result<Staged> {
+) -> Result<Numbered> {
     let mut over = complete;
+    let blobs = plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
+    let mut blobs: Vec<_> = blobs.collect();
+    blobs.sort_unstable_by_key(|(digest, _)| *digest);
     if !over {
         core.check_capable(&core.unchecked(&plan.classes)).await?;
-        let blobs = plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
-        let mut blobs: Vec<_> = blobs.collect();
-        blobs.sort_unstable_by_key(|(digest, _)| *digest);
-        core.put_blobs(run, &blobs).await?;
     }
     let mut cut = plan.cut(0);
     let mut next = 0;
     while let Some(segment) = cut.next_segment()? {
         next = segment.number + 1;
+        // The first segment takes all large arguments along.
+        let blobs = std::mem::take(&mut blobs);
         if over {
+            staged.keep(segment, blobs);
             continue;
         }
-        match core.stage(run, &segment).await {
+        match core.stage_again_if_lost(staged, segment, blobs).await {
             // The run has failed or was cancelled while it was staged: its results say why.
             Err(error) if *error.kind() == ErrorKind::Closed => over = true,
             staged => staged?,
         }
     }
-    if close && !over {
-        core.persist_in(|| core.store.close(run)).await?;
+    if close {
+        staged.close();
     }
-    Ok(Staged { ids: cut.into_ids(), next, over })
+    if close && !over {
+        core.persist_in(|| core.store.close(staged.run)).await?;
+    }
+    Ok(Numbered { ids: cut.into_ids(), next, over })
 }
 
 /// Whether a run has only a part of its graph, and will never have more: its client was silent for
 /// so long that a worker has closed it. What has failed or was cancelled says so by itself.
-async fn is_part(core: &Core, run: RunId, staged: &Staged) -> Result<bool> {
-    let Some(last) = staged.ids.iter().max() else { return Ok(false) };
+async fn is_part(core: &Core, run: RunId, numbered: &Numbered) -> Result<bool> {
+    let Some(last) = numbered.ids.iter().max() else { return Ok(false) };
     let Some(status) = core.persist_in(|| core.store.status(run)).await? else { return Ok(true) };
     let closed = matches!(status.state, RunState::Closed | RunState::Done | RunState::Purging);
     Ok(closed && core.inspect(run, *last).await?.is_none())

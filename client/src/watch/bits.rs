@@ -38,6 +38,15 @@ impl Bits {
         self.count == 0
     }
 
+    /// Its indexes, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> {
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(place, word)| {
+            let set = (0..64).filter(move |bit| word >> bit & 1 == 1);
+            set.filter_map(move |bit| u16::try_from(place * 64 + bit).ok())
+        })
+    }
+
     /// Takes out at most `max` indexes that `other` has too; ascending.
     pub(crate) fn take_common(&mut self, other: &Self, max: usize) -> Vec<u16> {
         let mut taken = Vec::new();

@@ -33,7 +33,7 @@ impl Writer {
             // Mostly it has ended by now, and a program about to end waits for this.
             let status = store.status(run).await;
             if status.is_ok_and(|status| status.is_some_and(|status| !status.state.is_running())) {
-                purge(&store, run).await;
+                purge(&self.core, run).await;
                 return;
             }
             drop(self);
@@ -110,16 +110,21 @@ impl Writer {
 
     async fn carry_out(&self, work: Work) -> Result<()> {
         self.core.check_capable(&work.unchecked).await?;
-        self.core.put_blobs(self.run, &work.blobs).await?;
-        if let Some(segment) = &work.segment {
-            self.core.stage(self.run, segment).await?;
+        match work.segment {
+            Some(segment) => {
+                let blobs = work.blobs;
+                self.core.stage_again_if_lost(&self.staged, segment, blobs).await?;
+            }
+            None => self.core.put_blobs(self.run, &work.blobs).await?,
         }
+        self.staged.unpin(&work.unpin);
         for tasks in work.unpin.chunks(UNPIN_TASKS_MAX) {
             let store = &self.core.store;
             // Who holds what was freed drops it when it next compares with the store.
             self.core.persist_in(|| store.unpin(self.run, tasks)).await?;
         }
         if work.phase == Phase::Closing {
+            self.staged.close();
             self.core.persist_in(|| self.core.store.close(self.run)).await?;
             self.state().phase = Phase::Closed;
             self.closed.notify_waiters();
@@ -148,8 +153,9 @@ impl Writer {
     }
 }
 
-async fn purge(store: &Store, run: RunId) {
-    if let Err(error) = store.purge(run).await {
+async fn purge(core: &Arc<Core>, run: RunId) {
+    core.watchman.delete(core, run);
+    if let Err(error) = core.store.purge(run).await {
         tracing::debug!(%run, %error, "the run is left to be deleted by its retention");
     }
 }
@@ -162,7 +168,10 @@ async fn purge_ended(store: Store, run: RunId, core: &Weak<Core>) {
         match timeout(2 * REREAD_AFTER, store.events(run, &cursor, REREAD_AFTER)).await {
             Ok(Ok(events)) if events.run.is_none() => return,
             Ok(Ok(events)) if !events.run.is_some_and(RunState::is_running) => {
-                return purge(&store, run).await;
+                if let Some(core) = core.upgrade() {
+                    purge(&core, run).await;
+                }
+                return;
             }
             Ok(Ok(events)) => cursor = events.cursor,
             Ok(Err(error)) if !error.is_retryable() => return,
