@@ -13,10 +13,15 @@ use bolthole_broker::store::{Error, Store, WorkerRecord};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Data ports that are probed at once.
 const PROBES: usize = 32;
+
+/// How long a port that drops connections is asked again, and the wait after the first time, doubled
+/// each time.
+const ENDING_MAX: Duration = Duration::from_secs(1);
+const ENDING_WAIT: Duration = Duration::from_millis(20);
 
 /// Takes leases.
 #[derive(Debug)]
@@ -119,13 +124,25 @@ impl Turns {
         Ok(dead)
     }
 
-    /// Whether the data port of a worker that has a record refuses, or is another's.
+    /// Whether the data port of a worker that has a record refuses, or is another's. The broker may
+    /// hear of the end of a process before the port is closed: one that takes a connection and drops
+    /// it at once is asked again.
     async fn refuses(&self, record: WorkerRecord) -> bool {
         if record.address.is_empty() {
             return false;
         }
         let peer = Peer { addr: record.address, incarnation: record.incarnation };
-        self.fetcher.probe(&peer).await.is_err_and(|error| error.is_lost())
+        let (asked, mut wait) = (Instant::now(), ENDING_WAIT);
+        loop {
+            match self.fetcher.probe(&peer).await {
+                Ok(()) => return false,
+                Err(error) if error.is_lost() => return true,
+                // It is silent: whether it has died is for others to find out.
+                Err(_) if asked.elapsed() >= ENDING_MAX => return false,
+                Err(_) => sleep(wait).await,
+            }
+            wait *= 2;
+        }
     }
 
     /// Whether a worker has lately gone without a farewell: then messages that come again may be of
@@ -140,7 +157,10 @@ impl Turns {
             return Ok(died);
         }
         let began = Instant::now();
-        let died = !self.store.deaths().await?.is_empty() || self.is_any_dead().await?;
+        // Asked again at last: what another worker buries meanwhile has no record any more.
+        let died = !self.store.deaths().await?.is_empty()
+            || self.is_any_dead().await?
+            || !self.store.deaths().await?.is_empty();
         *last = Some((began, died));
         Ok(died)
     }

@@ -128,8 +128,9 @@ impl Redis {
         let kept = as_millis(limits::DEATH_MEMORY);
         let mut note = redis::pipe();
         for index in dead {
-            note.cmd("SREM").arg(self.keys.workers()).arg(index.get());
+            // In this order: at no time is it neither a worker nor dead.
             note.cmd("ZADD").arg(self.keys.deaths()).arg(now).arg(index.get());
+            note.cmd("SREM").arg(self.keys.workers()).arg(index.get());
         }
         let old = now.saturating_sub(kept);
         note.cmd("ZREMRANGEBYSCORE").arg(self.keys.deaths()).arg("-inf").arg(old);
