@@ -222,7 +222,8 @@ pub fn digest(text: &str) -> u64 {
     seed(0, &[text.to_owned()])
 }
 
-fn result(id: u64, bytes: usize, inputs: &[String]) -> String {
+/// What [`plain()`] and [`acts()`] have as their result.
+pub fn result(id: u64, bytes: usize, inputs: &[String]) -> String {
     text(seed(id, inputs), bytes)
 }
 
@@ -233,8 +234,9 @@ fn begin(ctx: &Ctx, body: &str, id: u64, inputs: &[String]) -> ledger::Entry {
     entry
 }
 
+/// A text of so many bytes that follows from the id and the inputs.
 #[task]
-fn plain(ctx: &Ctx, id: u64, bytes: usize, inputs: &[String]) -> String {
+pub fn plain(ctx: &Ctx, id: u64, bytes: usize, inputs: &[String]) -> String {
     let entry = begin(ctx, "plain", id, inputs);
     entry.done(result(id, bytes, inputs))
 }
@@ -252,8 +254,9 @@ fn shared(ctx: &Ctx, bytes: usize, inputs: &[String]) -> String {
     entry.done(result(0, bytes, inputs))
 }
 
+/// The same, by an effect.
 #[task(effect)]
-fn acts(ctx: &Ctx, id: u64, bytes: usize, inputs: &[String]) -> String {
+pub fn acts(ctx: &Ctx, id: u64, bytes: usize, inputs: &[String]) -> String {
     let entry = begin(ctx, "acts", id, inputs);
     entry.done(result(id, bytes, inputs))
 }

@@ -92,6 +92,13 @@ pub async fn gate(value: u64, path: String) -> u64 {
     value
 }
 
+/// A short text, once there is a file at `path`.
+#[task]
+pub async fn opened(path: String) -> String {
+    gate(0, path).await;
+    "open".to_owned()
+}
+
 /// So many bytes that depend on the seed; a multiple of eight.
 #[task]
 pub fn make(bytes: usize, seed: u64, ctx: &Ctx) -> Bytes {

@@ -2,11 +2,12 @@
 //! while there is room, large ones are with [`Held`]. A result that no commit has named yet is used
 //! only by the tasks that continue it here.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bolthole_broker::call::Value;
-use bolthole_broker::id::{ResultKey, RunId, WorkerIndex};
+use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits;
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bytes::Bytes;
@@ -35,8 +36,11 @@ struct Local {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// What commits have named.
-    values: HashMap<Key, Local>,
+    /// What commits have named, by run: those of a run that is gone are dropped without a look at
+    /// the others.
+    values: HashMap<RunId, HashMap<TaskId, Local>>,
+    /// How many there are.
+    count: usize,
     /// Results of attempts by nonce, until their commits are answered. Apart, so that a late
     /// attempt does not take the place of the one that won.
     uncommitted: HashMap<(Key, u64), Place>,
@@ -138,15 +142,15 @@ impl Values {
             Place::Small(_) => None,
         };
         let now = held(&local);
-        let before = table.values.insert(key, local);
+        let before = table.values.entry(key.0).or_default().insert(key.1, local);
+        table.count += usize::from(before.is_none());
         table.forget_bytes(before.as_ref());
         if let Some(result) = before.as_ref().and_then(held).filter(|before| Some(*before) != now) {
             self.held.drop_key(&result);
         }
-        while table.small_bytes > SMALL_BYTES_MAX || table.order.len() > 2 * table.values.len() + 64
-        {
+        while table.small_bytes > SMALL_BYTES_MAX || table.order.len() > 2 * table.count + 64 {
             let Some((oldest, nonce)) = table.order.pop_front() else { break };
-            let found = table.values.get(&oldest).filter(|local| local.nonce == nonce);
+            let found = table.get(&oldest).filter(|local| local.nonce == nonce);
             let small = found.is_some_and(|local| matches!(local.place, Place::Small(_)));
             if small && table.small_bytes > SMALL_BYTES_MAX {
                 table.remove(oldest);
@@ -182,7 +186,7 @@ impl Values {
     /// here.
     pub(crate) fn take_back(&self, key: Key, nonce: u64) -> bool {
         let mut table = self.table();
-        if table.values.get(&key).is_none_or(|local| local.nonce != nonce) {
+        if table.get(&key).is_none_or(|local| local.nonce != nonce) {
             return false;
         }
         let Some(local) = table.remove(key) else { return false };
@@ -192,36 +196,42 @@ impl Values {
 
     /// All committed results, by task.
     pub(crate) fn all(&self) -> Vec<Key> {
-        self.table().values.keys().copied().collect()
+        let table = self.table();
+        let of_run = |(run, of_run): (&RunId, &HashMap<TaskId, Local>)| -> Vec<Key> {
+            of_run.keys().map(|task| (*run, *task)).collect()
+        };
+        table.values.iter().flat_map(of_run).collect()
     }
 
     /// Drops everything of a run.
     pub(crate) fn drop_run(&self, run: RunId) {
         let mut table = self.table();
-        let of_run: Vec<Key> = table.values.keys().filter(|key| key.0 == run).copied().collect();
-        for key in of_run {
-            table.remove(key);
-        }
+        let of_run = table.take_run(run);
         table.uncommitted.retain(|(key, _), _| key.0 != run);
         drop(table);
+        drop(of_run);
         self.held.drop_run(run);
     }
 
     /// Drops small values of all runs but these, sorted ones: the others are gone. Large ones are
     /// dropped one by one, after asking the store.
     pub(crate) fn retain_small(&self, runs: &[RunId]) {
-        let mut table = self.table();
-        let gone = |(key, local): &(&Key, &Local)| {
-            matches!(local.place, Place::Small(_)) && runs.binary_search(&key.0).is_err()
-        };
-        let gone: Vec<Key> = table.values.iter().filter(gone).map(|(key, _)| *key).collect();
-        for key in gone {
-            table.remove(key);
+        let known: Vec<RunId> = self.table().values.keys().copied().collect();
+        for run in known.into_iter().filter(|run| runs.binary_search(run).is_err()) {
+            let of_run = self.table().take_run(run);
+            // There may be very many of them: nobody waits meanwhile.
+            let held =
+                of_run.into_iter().filter(|(_, local)| matches!(local.place, Place::Held(_)));
+            let held: Vec<(TaskId, Local)> = held.collect();
+            let mut table = self.table();
+            for (task, local) in held {
+                table.restore((run, task), local);
+            }
         }
     }
 
     fn drop_in(&self, table: &mut Table, key: Key) {
-        if let Some(Place::Held(result)) = table.values.get(&key).map(|local| &local.place) {
+        if let Some(Place::Held(result)) = table.get(&key).map(|local| &local.place) {
             self.held.drop_key(result);
         }
         table.remove(key);
@@ -232,7 +242,7 @@ impl Values {
     pub(crate) fn find(&self, key: Key, continuing: Option<u64>) -> Option<Found> {
         let table = self.table();
         let uncommitted = continuing.and_then(|nonce| table.uncommitted.get(&(key, nonce)));
-        let place = uncommitted.or_else(|| table.values.get(&key).map(|local| &local.place))?;
+        let place = uncommitted.or_else(|| table.get(&key).map(|local| &local.place))?;
         match place {
             Place::Small(value) => Some(Found::Value(value.clone())),
             Place::Held(result) => match self.held.get_resident(result) {
@@ -252,7 +262,7 @@ impl Values {
         let mut keys = self.held.confirmed_keys();
         let table = self.table();
         keys.retain(|key| {
-            let local = table.values.get(&(key.run, key.task)).map(|local| &local.place);
+            let local = table.get(&(key.run, key.task)).map(|local| &local.place);
             !matches!(local, Some(Place::Held(own)) if own == key)
         });
         keys
@@ -261,31 +271,61 @@ impl Values {
     /// The attempt that made the committed result of a task, when it is here; zero when it was read
     /// from the store.
     pub(crate) fn nonce_of(&self, key: Key) -> Option<u64> {
-        self.table().values.get(&key).map(|local| local.nonce)
+        self.table().get(&key).map(|local| local.nonce)
     }
 
     /// Whether the result that is here is a small one with these bytes.
     pub(crate) fn is_small(&self, key: Key, bytes: &[u8]) -> bool {
         let table = self.table();
-        let place = table.values.get(&key).map(|local| &local.place);
+        let place = table.get(&key).map(|local| &local.place);
         matches!(place, Some(Place::Small(value)) if value.bytes == bytes)
     }
 
     /// Committed results by task, ascending, to be compared with the store.
     pub(crate) fn committed(&self) -> Vec<Key> {
         let table = self.table();
-        let held = table.values.iter().filter(|(_, local)| matches!(local.place, Place::Held(_)));
-        let mut held: Vec<Key> = held.map(|(key, _)| *key).collect();
+        let all = table.values.iter();
+        let all =
+            all.flat_map(|(run, of_run)| of_run.iter().map(|(task, local)| (*run, *task, local)));
+        let held = all.filter(|(.., local)| matches!(local.place, Place::Held(_)));
+        let mut held: Vec<Key> = held.map(|(run, task, _)| (run, task)).collect();
         held.sort_unstable();
         held
     }
 }
 
 impl Table {
+    fn get(&self, key: &Key) -> Option<&Local> {
+        self.values.get(&key.0)?.get(&key.1)
+    }
+
     fn remove(&mut self, key: Key) -> Option<Local> {
-        let before = self.values.remove(&key);
+        let of_run = self.values.get_mut(&key.0)?;
+        let before = of_run.remove(&key.1);
+        if of_run.is_empty() {
+            self.values.remove(&key.0);
+        }
+        self.count -= usize::from(before.is_some());
         self.forget_bytes(before.as_ref());
         before
+    }
+
+    /// Takes out what is known of a run.
+    fn take_run(&mut self, run: RunId) -> HashMap<TaskId, Local> {
+        let of_run = self.values.remove(&run).unwrap_or_default();
+        self.count -= of_run.len();
+        for local in of_run.values() {
+            self.forget_bytes(Some(local));
+        }
+        of_run
+    }
+
+    /// Puts a held result back, unless there is another by now.
+    fn restore(&mut self, key: Key, local: Local) {
+        if let Entry::Vacant(vacant) = self.values.entry(key.0).or_default().entry(key.1) {
+            vacant.insert(local);
+            self.count += 1;
+        }
     }
 
     fn forget_bytes(&mut self, local: Option<&Local>) {
@@ -293,5 +333,39 @@ impl Table {
             let bytes = value.bytes.len() + SMALL_OVERHEAD;
             self.small_bytes = self.small_bytes.saturating_sub(bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bolthole_broker::id::Incarnation;
+
+    use super::*;
+    use crate::hold::HoldOptions;
+
+    #[tokio::test]
+    async fn small_values_of_runs_that_are_gone_are_dropped() {
+        let incarnation = Incarnation::new(7);
+        let options = HoldOptions { memory_bytes: 1 << 30, spill_dir: None, incarnation };
+        let values = Values::new(Held::open(options).await.unwrap(), WorkerIndex::new(1));
+        let keep = |run: RunId, index: u16, bytes: usize| {
+            let result = ResultKey { run, task: TaskId::new(0, index), generation: 0, nonce: 5 };
+            let bytes = Bytes::from(vec![7; bytes]);
+            values.keep_copy(result, Value { bytes, typed: None });
+        };
+        let (gone, stays) = (RunId::new(1, 1), RunId::new(1, 2));
+        for index in 0..100 {
+            keep(gone, index, 10);
+            keep(stays, index, 10);
+        }
+        keep(gone, 200, 10_000);
+        values.retain_small(&[stays]);
+        let is_here = |run, index| values.find((run, TaskId::new(0, index)), None).is_some();
+        assert!((0..100).all(|index| is_here(stays, index) && !is_here(gone, index)));
+        assert!(is_here(gone, 200), "whether a large one is needed the store is asked");
+        assert_eq!(values.table().count, 101);
+        assert_eq!(values.table().small_bytes, 100 * (10 + SMALL_OVERHEAD));
+        values.drop_run(gone);
+        assert_eq!((values.table().count, values.held().stats().count), (100, 0));
     }
 }
