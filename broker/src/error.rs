@@ -39,6 +39,8 @@ pub enum TaskErrorKind {
     NonDeterministic,
     /// The run was cancelled.
     Cancelled,
+    /// Its worker had no memory for its result, and none was freed for a while.
+    OutOfMemory,
 }
 
 impl fmt::Display for TaskErrorKind {
@@ -55,6 +57,7 @@ impl fmt::Display for TaskErrorKind {
             Self::DataLost => "lost its data",
             Self::NonDeterministic => "does not always have the same result",
             Self::Cancelled => "was cancelled",
+            Self::OutOfMemory => "ran out of memory",
         })
     }
 }

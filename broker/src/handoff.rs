@@ -22,6 +22,6 @@ pub mod wire;
 
 pub use auth::{ClusterSecret, EmptySecret, HandoffKey};
 pub use budget::Budget;
-pub use fetch::{FetchError, Fetcher, Peer, Pushed, Want};
+pub use fetch::{FetchError, Fetcher, Peer, Pushed, Want, is_shortage};
 pub use frame::{Digest, Frame};
 pub use ports::{Port, Ports};

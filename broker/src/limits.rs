@@ -60,6 +60,14 @@ pub const MEMORY_SPILL_PERCENT: u64 = 60;
 pub const MEMORY_HIGH_PERCENT: u64 = 80;
 /// Percent of a worker's memory from which on it runs one task at a time.
 pub const MEMORY_CRITICAL_PERCENT: u64 = 90;
+/// How long a result waits for memory while none is freed and nothing can be moved to disk; then its
+/// task has failed.
+pub const MEMORY_WAIT: Duration = Duration::from_secs(60);
+/// How often it is logged, at the most, that the system refuses files, connections or space on disk.
+pub const SHORTAGE_LOG_EVERY: Duration = Duration::from_secs(60);
+/// How often a file that has a result is opened again when this process has too many open ones: with
+/// the pauses between as long as a peer waits for an answer.
+pub const SPILL_READS_MAX: u32 = 120;
 /// One result that is copied into the store because no worker is left to hold it.
 pub const STORED_COPY_MAX: u64 = 8 << 20;
 /// All results that one leaving worker copies into the store, which is sized for small ones.

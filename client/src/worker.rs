@@ -39,10 +39,12 @@ pub struct WorkerBuilder {
 /// variables, all of them optional: `BOLTHOLE_SLOTS` (a number), `BOLTHOLE_QUEUES` (names, separated
 /// by commas), `BOLTHOLE_RESOURCES` (such as `gpu=1,licence=2`), `BOLTHOLE_BIND` and
 /// `BOLTHOLE_HEALTH` (`address:port` of the data port and of the health endpoint),
-/// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_SPILL_DIR`,
-/// `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]), `BOLTHOLE_DRAIN` (such as `25s`: see
-/// [`WorkerBuilder::drain`]), `BOLTHOLE_ISOLATE` (queues whose tasks run in child processes, `*` for
-/// all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may allocate).
+/// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_MEMORY`
+/// (bytes for results), `BOLTHOLE_MEMORY_WAIT` (such as `60s`: see [`WorkerBuilder::memory_wait`]),
+/// `BOLTHOLE_SPILL_DIR`, `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]),
+/// `BOLTHOLE_DRAIN` (such as `25s`: see [`WorkerBuilder::drain`]), `BOLTHOLE_ISOLATE` (queues whose
+/// tasks run in child processes, `*` for all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may
+/// allocate).
 pub fn from_env() -> Result<WorkerBuilder> {
     let mut worker = with(ClientBuilder::from_env()?);
     let options = &mut worker.options;
@@ -72,6 +74,13 @@ pub fn from_env() -> Result<WorkerBuilder> {
     children.memory_bytes = parsed("BOLTHOLE_CHILD_MEMORY", "a number of bytes")?;
     options.health = parsed("BOLTHOLE_HEALTH", "address:port")?;
     options.advertise = variable("BOLTHOLE_ADVERTISE")?;
+    if let Some(bytes) = parsed("BOLTHOLE_MEMORY", "a number of bytes")? {
+        options.memory_bytes = bytes;
+    }
+    if let Some(wait) = parsed::<humantime::Duration>("BOLTHOLE_MEMORY_WAIT", "a time such as 60s")?
+    {
+        options.memory_wait = *wait;
+    }
     if let Some(dir) = variable("BOLTHOLE_SPILL_DIR")? {
         options.spill_dir = Some(PathBuf::from(dir));
     }
@@ -132,6 +141,13 @@ impl WorkerBuilder {
     /// Memory for results, in bytes, before they go to disk; by default what the machine allows.
     pub fn memory_bytes(mut self, bytes: u64) -> Self {
         self.options.memory_bytes = bytes;
+        self
+    }
+
+    /// How long a task whose result does not fit into memory waits while none is freed and nothing
+    /// can be moved to disk, before it has failed; by default a minute.
+    pub fn memory_wait(mut self, wait: Duration) -> Self {
+        self.options.memory_wait = wait;
         self
     }
 

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use bolthole::{Ctx, Delayed, task};
+use bolthole_broker::handoff::is_shortage;
 use bytes::Bytes;
 
 /// Header: milliseconds that every task lasts at least.
@@ -28,7 +29,12 @@ const PART: usize = 20;
 pub(crate) fn begin(ctx: &Ctx) {
     if let Some(path) = ctx.header(JOURNAL) {
         let line = format!("{}\n", ctx.task());
-        let journal = File::options().create(true).append(true).open(path);
+        let mut journal = File::options().create(true).append(true).open(path);
+        // A process that is short of files writes down later what it does.
+        while matches!(&journal, Err(error) if is_shortage(error)) {
+            ctx.pause(Duration::from_millis(20));
+            journal = File::options().create(true).append(true).open(path);
+        }
         // One write of a short line is not torn by those of other processes.
         let written = journal.and_then(|mut journal| journal.write_all(line.as_bytes()));
         assert!(written.is_ok(), "{path}: {written:?}");

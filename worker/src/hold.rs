@@ -1,5 +1,7 @@
 //! Results that this worker holds: in memory, and on disk when memory fills.
 //!
+//! - `room`: waiting for memory
+//! - `shortage`: what the system refuses for the moment
 //! - `table`: what is held and how much memory it takes; pure
 //! - `spill`: the files; blocking, so only ever called on threads for that
 //!
@@ -9,6 +11,8 @@
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod room;
+mod shortage;
 mod spill;
 mod table;
 
@@ -18,17 +22,18 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bolthole_broker::handoff::Digest;
+use bolthole_broker::handoff::{Digest, is_shortage};
 use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
 use bolthole_broker::limits::{
     HANDOFF_CONFIRM_WAIT, MEMORY_CRITICAL_PERCENT, MEMORY_HIGH_PERCENT, MEMORY_SPILL_PERCENT,
-    RESULT_BYTES_MAX, SPILL_PAUSE,
+    RESULT_BYTES_MAX, SPILL_PAUSE, SPILL_READS_MAX,
 };
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use self::shortage::Shortages;
 use self::spill::{ReadError, SpillFolder};
 use self::table::{Found, Table};
 
@@ -119,6 +124,7 @@ struct Inner {
     spills: AtomicU64,
     spill_errors: AtomicU64,
     spill_losses: AtomicU64,
+    shortages: Shortages,
 }
 
 impl Drop for Inner {
@@ -152,6 +158,7 @@ impl Held {
             spills: AtomicU64::new(0),
             spill_errors: AtomicU64::new(0),
             spill_losses: AtomicU64::new(0),
+            shortages: Shortages::default(),
         });
         tokio::spawn(spill_while_alive(Arc::downgrade(&inner), work));
         Ok(Self { inner })
@@ -217,8 +224,7 @@ impl Held {
             Found::Resident(value) => return Some(value),
             Found::Spilled { path, length, digest, .. } => (path, length, digest),
         };
-        let read = move || spill::read(&path, length, digest);
-        match spawn_blocking(read).await {
+        match self.read(path, length, digest).await {
             Ok(Ok(bytes)) => {
                 self.change(|table| table.restore(key, bytes.clone()));
                 Some(HeldValue { bytes, digest, typed: None })
@@ -233,6 +239,28 @@ impl Held {
                 None
             }
             Err(_) => None,
+        }
+    }
+
+    /// Reads a file. One that the system does not open for the moment is tried again.
+    async fn read(
+        &self,
+        path: PathBuf,
+        length: u64,
+        digest: Digest,
+    ) -> Result<Result<Bytes, ReadError>, JoinError> {
+        let mut tries = 0;
+        loop {
+            let path = path.clone();
+            let read = spawn_blocking(move || spill::read(&path, length, digest)).await?;
+            tries += 1;
+            match &read {
+                Err(ReadError::Io(error)) if is_shortage(error) && tries < SPILL_READS_MAX => {
+                    self.refused("to read a result from disk", error);
+                    sleep(SPILL_PAUSE).await;
+                }
+                _ => return Ok(read),
+            }
         }
     }
 
@@ -317,7 +345,7 @@ impl Held {
         }
         let memory = self.inner.memory_bytes;
         let admitted = self.change(|table| {
-            let used = table.memory_bytes().saturating_add(length);
+            let used = table.wanted_bytes().saturating_add(length);
             let fits = Pressure::of(used, memory) < Pressure::High;
             if fits {
                 table.reserve(length);
@@ -395,7 +423,7 @@ impl Inner {
     fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table();
         let outcome = change(&mut table);
-        let pressure = Pressure::of(table.memory_bytes(), self.memory_bytes);
+        let pressure = Pressure::of(table.wanted_bytes(), self.memory_bytes);
         let work = table.has_doomed() || (pressure > Pressure::Normal && self.folder.is_some());
         // Under the lock, so that an older reading never replaces a newer one.
         self.pressure.send_if_modified(|known| std::mem::replace(known, pressure) != pressure);
@@ -438,8 +466,7 @@ async fn spill_while_alive(weak: Weak<Inner>, work: Arc<Notify>) {
         let Some(folder) = inner.folder.clone() else { continue };
         if let Err(error) = inner.spill(&folder).await {
             inner.spill_errors.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%error, "failed to spill a result; it stays in memory");
-            drop(inner);
+            Held { inner }.refused("to move a result to disk", &error);
             sleep(SPILL_PAUSE).await;
             work.notify_one();
         }

@@ -34,7 +34,7 @@ pub(crate) enum InputError {
     /// The store did not say where they are.
     #[error(transparent)]
     Store(#[from] Error),
-    /// Their holder will not talk to this worker.
+    /// Their holder will not talk to this worker, or this worker can talk to nobody.
     #[error(transparent)]
     Peer(FetchError),
 }
@@ -42,7 +42,10 @@ pub(crate) enum InputError {
 impl InputError {
     /// Whether looking again can help.
     pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retryable())
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Peer(error) => error.is_retryable(),
+        }
     }
 }
 
@@ -338,6 +341,10 @@ impl Inputs {
                 Err(error) if error.is_lost() => inputs.push((task, Input::Lost(locator))),
                 // Not lost: whoever set up the cluster must act, and another worker may do.
                 Err(error @ (FetchError::Auth { .. } | FetchError::Protocol { .. })) => {
+                    return Err(InputError::Peer(error));
+                }
+                Err(error @ FetchError::Exhausted { .. }) => {
+                    self.values.held().refused("a connection to a peer", &error);
                     return Err(InputError::Peer(error));
                 }
                 Err(error) => {

@@ -31,6 +31,9 @@ pub struct Options {
     pub secret: Option<ClusterSecret>,
     /// Memory for results, in bytes; by default what the machine or its control group allows.
     pub memory_bytes: u64,
+    /// How long a task whose result does not fit into memory waits while none is freed and nothing
+    /// can be moved to disk, before it has failed; by default [`limits::MEMORY_WAIT`].
+    pub memory_wait: Duration,
     /// Where results go when memory is short; by default the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
     /// The result folder, in which outputs and what effects return outlive the workers; without one
@@ -79,6 +82,7 @@ impl Default for Options {
             advertise: None,
             secret: None,
             memory_bytes: crate::memory::limit_bytes(),
+            memory_wait: limits::MEMORY_WAIT,
             spill_dir: Some(std::env::temp_dir()),
             results: None,
             lease: limits::WORKER_LEASE,

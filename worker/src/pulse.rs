@@ -145,6 +145,7 @@ impl Vitals for Pulse {
         if self.state.held.pressure() == Pressure::Critical {
             reasons.push("memory is nearly used up".to_owned());
         }
+        reasons.extend(self.state.held.shortages());
         reasons
     }
 
@@ -154,6 +155,8 @@ impl Vitals for Pulse {
         gauge("bolthole_held_results", "Results held, in memory or on disk.", stats.count);
         gauge("bolthole_held_memory_bytes", "Memory that held results take.", stats.memory_bytes);
         gauge("bolthole_held_spilled_bytes", "Results on disk only.", stats.spilled_bytes);
+        let refusals = self.state.held.shortage_count();
+        gauge("bolthole_refusals", "Files, connections and disk space not given.", refusals);
         gauge("bolthole_spill_errors", "Writes that the disk refused.", stats.spill_errors);
         gauge("bolthole_spill_losses", "Results that could not be read back.", stats.spill_losses);
     }

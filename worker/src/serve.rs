@@ -195,7 +195,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
                 tasks.spawn(serve(stream, Arc::clone(&shared), evict));
             }
             Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection on the data port");
+                shared.held.refused("a connection to the data port", &error);
                 tokio::select! {
                     () = shared.stop.cancelled() => return,
                     () = sleep(pause) => pause = (pause * 2).min(ACCEPT_PAUSE.1),

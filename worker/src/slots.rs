@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use bolthole_broker::call::{Outcome, Value};
 use bolthole_broker::error::TaskErrorKind;
@@ -25,6 +26,7 @@ use crate::values::Values;
 
 mod bench;
 mod driven;
+mod room;
 
 use bench::Bench;
 pub(crate) use driven::{Driven, is_in_body};
@@ -42,6 +44,8 @@ struct Shared {
     /// Told when `done` has become non-empty.
     finished: Notify,
     values: Arc<Values>,
+    /// How long a result waits for memory while none is freed.
+    memory_wait: Duration,
     spawner: Spawner,
     executor: Executor,
     /// In a simulation: how slots are driven, in place of threads.
@@ -55,7 +59,7 @@ impl Slots {
     pub(crate) fn start(
         count: usize,
         resources: BTreeMap<String, u32>,
-        values: Arc<Values>,
+        (values, memory_wait): (Arc<Values>, Duration),
         spawner: Spawner,
         executor: Executor,
         driven: Option<Driven>,
@@ -67,6 +71,7 @@ impl Slots {
             done: Mutex::default(),
             finished: Notify::new(),
             values,
+            memory_wait,
             spawner,
             executor,
             driven,
@@ -181,7 +186,7 @@ impl Shared {
     }
 
     /// The life of a slot's thread.
-    fn work_off(&self, number: usize) {
+    fn work_off(self: &Arc<Self>, number: usize) {
         while let Some(runnable) = self.next(number) {
             let began = Instant::now();
             let (key, nonce) = (runnable.key, runnable.nonce);
@@ -232,13 +237,17 @@ impl Shared {
     }
 
     /// Runs one attempt to its end, whatever that is.
-    fn run(&self, number: usize, runnable: &Runnable) -> (Ended, Option<Spawned>) {
+    fn run(self: &Arc<Self>, number: usize, runnable: &Runnable) -> (Ended, Option<Spawned>) {
         if runnable.cancel.is_cancelled() {
             return (cancelled(), None);
         }
         failpoint::hit(Point::RunMid);
         let began = || self.bench().begin(number);
-        match Returned::of(self.executor.run(runnable, &began)) {
+        let mut returned = match Returned::of(self.executor.run(runnable, &began)) {
+            Err(ended) => return (ended, None),
+            Ok(returned) => returned,
+        };
+        match self.make_room(number, runnable, returned.value.as_mut()).map(|()| returned) {
             Err(ended) => (ended, None),
             Ok(returned) if returned.is_plain() => (self.keep(runnable, returned.value), None),
             Ok(returned) => self.spawner.io.block_on(self.stage(runnable, returned)),

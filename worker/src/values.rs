@@ -70,6 +70,11 @@ pub(crate) struct Values {
 #[error("the result has {0} bytes, more than the {max} allowed; return the path of a file instead", max = limits::RESULT_BYTES_MAX)]
 pub(crate) struct ResultTooLarge(u64);
 
+/// Whether a result of this length stays with its worker, unless an effect has made it.
+pub(crate) fn is_large(length: usize) -> bool {
+    length > limits::INLINE_RESULT_MAX
+}
+
 impl Values {
     pub(crate) fn new(held: Held, me: WorkerIndex) -> Self {
         Self { held, me, table: Mutex::default() }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-pub use self::error::FetchError;
+pub use self::error::{FetchError, is_shortage};
 use super::auth::{ClusterSecret, HandoffKey, greet};
 use super::budget::Budget;
 use super::frame::{Digest, Reason};

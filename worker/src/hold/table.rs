@@ -56,6 +56,10 @@ pub(super) struct Table {
     uses: u64,
     memory_bytes: u64,
     reserved_bytes: u64,
+    /// Of results that wait for memory.
+    waited_bytes: u64,
+    /// What has left memory so far, however.
+    left_bytes: u64,
     spilled_bytes: u64,
     doomed: Vec<PathBuf>,
     /// Confirmed since they were last asked for.
@@ -81,6 +85,29 @@ impl Table {
 
     pub(super) fn unreserve(&mut self, bytes: u64) {
         self.reserved_bytes = self.reserved_bytes.saturating_sub(bytes);
+    }
+
+    /// As [`Self::memory_bytes`], with what waits for memory: what pressure is judged by.
+    pub(super) fn wanted_bytes(&self) -> u64 {
+        self.memory_bytes().saturating_add(self.waited_bytes)
+    }
+
+    pub(super) fn wait_for(&mut self, bytes: u64) {
+        self.waited_bytes = self.waited_bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn wait_no_more(&mut self, bytes: u64) {
+        self.waited_bytes = self.waited_bytes.saturating_sub(bytes);
+    }
+
+    /// Bytes that have left memory so far: while they become more, waiting for some makes sense.
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.left_bytes
+    }
+
+    /// Whether no result is in memory, nor on its way there.
+    pub(super) fn is_bare(&self) -> bool {
+        self.used.is_empty() && self.reserved_bytes == 0
     }
 
     fn entry(&self, key: &ResultKey) -> Option<&Entry> {
@@ -212,6 +239,7 @@ impl Table {
 
     fn forget(&mut self, entry: Entry) {
         self.memory_bytes -= entry.memory_bytes();
+        self.left_bytes = self.left_bytes.wrapping_add(entry.memory_bytes());
         match entry.place {
             Place::Memory { used, .. } => drop(self.used.remove(&used)),
             Place::Disk => self.spilled_bytes -= entry.length,
@@ -253,6 +281,7 @@ impl Table {
             self.used.remove(&used);
             self.spilled_bytes += entry.length;
             self.memory_bytes -= before - entry.memory_bytes();
+            self.left_bytes = self.left_bytes.wrapping_add(before);
         }
     }
 

@@ -8,6 +8,7 @@ use bolthole_broker::id::TaskId;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tempfile::{TempDir, tempdir};
+use tokio::time::Instant;
 
 use super::*;
 
@@ -238,4 +239,40 @@ async fn folders_of_the_dead_are_removed_and_those_of_the_living_are_not() {
         incarnation: living,
     };
     assert!(Held::open(twice).await.is_err(), "two owners of one folder");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_waits_for_memory_while_any_is_freed_and_no_longer() {
+    let held = open(None, new_incarnation()).await;
+    for nonce in 0..9 {
+        held.insert(key(1, nonce), value(nonce), None);
+    }
+    let (wait, bytes) = (Duration::from_secs(60), 2 * SIZE as u64);
+    let began = Instant::now();
+    let error = held.room(bytes, wait).await.unwrap_err();
+    assert_eq!(began.elapsed(), wait);
+    let used = held.stats().memory_bytes;
+    let text = error.to_string();
+    for part in [format!("{bytes} bytes"), format!("{used} of"), format!("{MEMORY} bytes")] {
+        assert!(text.contains(&part), "{text}");
+    }
+    assert!(text.contains("nothing was freed for 60s; give"), "{text}");
+    let freed = async {
+        for nonce in 0..4 {
+            sleep(wait / 2).await;
+            held.drop_key(&key(1, nonce));
+        }
+    };
+    let (room, ()) = tokio::join!(held.room(2 * bytes, wait), freed);
+    room.unwrap();
+    assert_eq!(began.elapsed(), 3 * wait);
+    assert_eq!(held.pressure(), Pressure::Normal, "what waits no more is not counted");
+}
+
+#[tokio::test]
+async fn what_waits_for_memory_drives_others_to_disk() {
+    let (_dir, held) = full(5).await;
+    assert_eq!(held.stats().spills, 0);
+    held.room(7 * SIZE as u64, Duration::from_secs(60)).await.unwrap();
+    assert!(held.stats().spills > 0);
 }

@@ -21,6 +21,9 @@ pub(super) struct Bench {
     /// Threads that were replaced and end when they come back; no longer among the slots. What they
     /// have taken stays taken until then.
     stuck: BTreeMap<usize, BTreeMap<String, u32>>,
+    /// Attempts whose bodies have ended and whose results wait for memory. Other threads have their
+    /// slots; their own end with them.
+    aside: BTreeMap<usize, Running>,
     /// Memory is short: one at a time.
     pub(super) throttled: bool,
     pub(super) closed: bool,
@@ -106,6 +109,7 @@ impl Bench {
     /// A slot's attempt has ended.
     pub(super) fn give_back(&mut self, number: usize) -> Ended {
         let stuck = self.stuck.remove(&number);
+        let stuck = stuck.or_else(|| self.aside.remove(&number).map(|waiting| waiting.taken));
         let replaced = stuck.is_some();
         let ran = self.running.remove(&number).map(|running| running.taken);
         let taken = stuck.or(ran).unwrap_or_default();
@@ -115,6 +119,26 @@ impl Bench {
             }
         }
         Ended { replaced, awaited: self.throttled || !taken.is_empty() }
+    }
+
+    /// The slot's attempt waits for memory: another thread is to take the slot. False when as many
+    /// wait already as there are slots: each has a result in memory.
+    pub(super) fn set_aside(&mut self, number: usize) -> bool {
+        if self.aside.len() >= self.slots {
+            return false;
+        }
+        let Some(running) = self.running.remove(&number) else { return false };
+        self.aside.insert(number, running);
+        self.slots -= 1;
+        true
+    }
+
+    /// The slot's attempt waits in its place: there is no other thread.
+    pub(super) fn set_back(&mut self, number: usize) {
+        if let Some(aside) = self.aside.remove(&number) {
+            self.running.insert(number, aside);
+            self.slots += 1;
+        }
     }
 
     /// Whether more threads are stuck than can be borne.
@@ -137,7 +161,10 @@ impl Bench {
 
     /// What runs.
     pub(super) fn running(&self) -> Vec<OnSlot> {
-        self.running.values().map(|running| running.attempt).collect()
+        let running = self.running.values().map(|running| running.attempt);
+        // The time of a body that has ended is not counted any more.
+        let aside = self.aside.values().map(|aside| OnSlot { begun: false, ..aside.attempt });
+        running.chain(aside).collect()
     }
 
     /// Whether a slot has nothing to run.

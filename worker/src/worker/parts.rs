@@ -191,7 +191,7 @@ impl Parts {
     /// Where tasks run.
     fn slots(&self, options: &Options, bodies: Handle, tasks: &Tasks) -> io::Result<Slots> {
         let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
-        let values = Arc::clone(&self.values);
+        let values = (Arc::clone(&self.values), options.memory_wait);
         let driven = options.simulated.as_ref().map(|simulated| Driven {
             tasks: tasks.beside(),
             script: Arc::clone(&simulated.script),

@@ -6,6 +6,18 @@ use crate::handoff::auth::HandshakeError;
 use crate::handoff::wire::WireError;
 use crate::limits::RESULT_BYTES_MAX;
 
+/// Whether the system refuses something to this process for want of files, ports, memory or space:
+/// what a little later may be there.
+pub fn is_shortage(error: &io::Error) -> bool {
+    /// ENFILE and EMFILE, for which the standard library has no name.
+    const TOO_MANY_FILES: [i32; 2] = [23, 24];
+    let many = error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code));
+    many || matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull
+    )
+}
+
 /// Why a result could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -56,6 +68,13 @@ pub enum FetchError {
         /// Its length in bytes.
         length: u64,
     },
+    /// This process has too many open files, or no port, for a connection: nothing is known of the
+    /// peer.
+    #[error("no connection can be opened from here: {cause}")]
+    Exhausted {
+        /// What the system says.
+        cause: String,
+    },
     /// There is no memory for the result at the moment.
     #[error("no memory for a result of {length} bytes")]
     OutOfMemory {
@@ -72,7 +91,13 @@ impl FetchError {
 
     /// Whether the same peer may give the result a little later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Corrupt | Self::OutOfMemory { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Corrupt
+                | Self::Exhausted { .. }
+                | Self::OutOfMemory { .. }
+        )
     }
 
     /// The connection to `addr` ended, nothing more is known.
@@ -108,6 +133,7 @@ impl FetchError {
         let addr = addr.to_owned();
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused { addr },
+            _ if is_shortage(error) => Self::Exhausted { cause: error.to_string() },
             _ => Self::Unreachable { addr, cause: error.to_string() },
         }
     }
