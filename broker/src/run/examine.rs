@@ -259,7 +259,10 @@ impl TaskDump {
         if !fits {
             return Some(Finding::Locator { task, state });
         }
-        let stored = matches!(locator, Locator::Stored { .. } | Locator::Held { .. });
+        let stored = match locator {
+            Locator::Stored { .. } | Locator::Held { .. } | Locator::Apart { .. } => true,
+            Locator::Empty | Locator::Embedded { .. } | Locator::Cause(_) => false,
+        };
         (stored && self.record.is_none()).then_some(Finding::Record { task, locator })
     }
 }

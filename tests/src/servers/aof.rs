@@ -10,7 +10,7 @@ pub(super) fn without_last(bytes: &[u8], count: usize) -> anyhow::Result<usize> 
     let (mut at, mut inside) = (0, false);
     while at < bytes.len() {
         let begin = at;
-        let Some(name) = command(bytes, &mut at)? else {
+        let Some(words) = command(bytes, &mut at)? else {
             // Its end was never written, so Redis drops it as well.
             begins.push(begin);
             break;
@@ -18,9 +18,9 @@ pub(super) fn without_last(bytes: &[u8], count: usize) -> anyhow::Result<usize> 
         if !inside {
             begins.push(begin);
         }
-        inside = match name.to_ascii_uppercase().as_slice() {
-            b"MULTI" => true,
-            b"EXEC" => false,
+        inside = match words.first().map(|name| name.to_ascii_uppercase()).as_deref() {
+            Some(b"MULTI") => true,
+            Some(b"EXEC") => false,
             _ => inside,
         };
     }
@@ -28,24 +28,34 @@ pub(super) fn without_last(bytes: &[u8], count: usize) -> anyhow::Result<usize> 
     Ok(begins.get(keep).copied().unwrap_or(bytes.len()))
 }
 
-/// Steps over the command at `at`; its name, or nothing when the file ends within it.
-fn command<'a>(bytes: &'a [u8], at: &mut usize) -> anyhow::Result<Option<&'a [u8]>> {
+/// The commands of the file, each with its words.
+pub(super) fn commands(bytes: &[u8]) -> anyhow::Result<Vec<Vec<&[u8]>>> {
+    let (mut commands, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let Some(words) = command(bytes, &mut at)? else { break };
+        commands.extend(Some(words).filter(|words| !words.is_empty()));
+    }
+    Ok(commands)
+}
+
+/// Steps over the command at `at`; its words, or nothing when the file ends within it.
+fn command<'a>(bytes: &'a [u8], at: &mut usize) -> anyhow::Result<Option<Vec<&'a [u8]>>> {
     // Notes of the time stand between commands.
     if bytes.get(*at) == Some(&b'#') {
-        return Ok(line(bytes, at).map(|_| &b"#"[..]));
+        return Ok(line(bytes, at).map(|_| Vec::new()));
     }
     let Some(count) = number(bytes, at, b'*')? else { return Ok(None) };
-    let mut name = None;
+    let mut words = Vec::new();
     for _ in 0..count {
         let Some(length) = number(bytes, at, b'$')? else { return Ok(None) };
         let end = *at + length;
         let Some(word) = bytes.get(*at..end).filter(|_| end + 2 <= bytes.len()) else {
             return Ok(None);
         };
-        name = name.or(Some(word));
+        words.push(word);
         *at = end + 2;
     }
-    Ok(name)
+    Ok(Some(words))
 }
 
 fn number(bytes: &[u8], at: &mut usize, mark: u8) -> anyhow::Result<Option<usize>> {
@@ -86,5 +96,12 @@ mod tests {
         let torn = &FILE[..FILE.len() - 3];
         assert_eq!(without_last(torn, 1).unwrap(), FILE.len() - 21);
         assert!(without_last(b"hello\r\n", 1).is_err());
+    }
+
+    #[test]
+    fn commands_have_their_words() {
+        let found = commands(FILE).unwrap();
+        assert_eq!(found.len(), 5);
+        assert_eq!(found[2], [&b"DEL"[..], b"\r\n"]);
     }
 }

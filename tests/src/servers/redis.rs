@@ -1,10 +1,11 @@
 //! A private Redis.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -144,15 +145,33 @@ impl RedisServer {
     /// When it keeps no append-only file, or does not come up in time.
     pub fn roll_back(&mut self, count: usize) -> anyhow::Result<()> {
         self.kill();
-        let folder = self.group.folder().join("data/appendonlydir");
-        let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
-        files.retain(|file| file.path().to_string_lossy().ends_with(".incr.aof"));
-        files.sort_by_key(fs::DirEntry::file_name);
-        let last = files.pop().context("there is no append-only file")?.path();
+        let last = self.journal()?;
         let bytes = fs::read(&last)?;
         let keep = aof::without_last(&bytes, count)?;
         fs::File::options().write(true).open(&last)?.set_len(keep as u64)?;
         self.launch()
+    }
+
+    /// The keys that were written since the server was started without data, whatever became of
+    /// them: the second word of each command in its append-only file.
+    ///
+    /// # Errors
+    /// When it keeps no append-only file.
+    pub fn written_keys(&self) -> anyhow::Result<BTreeSet<String>> {
+        let bytes = fs::read(self.journal()?)?;
+        let commands = aof::commands(&bytes)?;
+        let key = |words: &Vec<&[u8]>| Some(String::from_utf8_lossy(words.get(1)?).into_owned());
+        let keyed = |words: &&Vec<&[u8]>| ![&b"SELECT"[..], b"FUNCTION"].contains(&words[0]);
+        Ok(commands.iter().filter(keyed).filter_map(key).collect())
+    }
+
+    /// The append-only file that is written now.
+    fn journal(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.group.folder().join("data/appendonlydir");
+        let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
+        files.retain(|file| file.path().to_string_lossy().ends_with(".incr.aof"));
+        files.sort_by_key(fs::DirEntry::file_name);
+        Ok(files.pop().context("there is no append-only file")?.path())
     }
 
     fn launch(&mut self) -> anyhow::Result<()> {

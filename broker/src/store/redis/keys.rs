@@ -1,4 +1,5 @@
-//! Names of keys. All keys of a run share a hash tag, so that they live in one slot of a cluster.
+//! Names of keys, and what a name says. All keys of a run share a hash tag, so that they live in one
+//! slot of a cluster.
 
 use crate::id::{RunId, WorkerIndex};
 
@@ -6,6 +7,47 @@ use crate::id::{RunId, WorkerIndex};
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     prefix: String,
+}
+
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose<'a> {
+    /// A part of a run.
+    Run(RunId, Part),
+    /// To find a run by this name.
+    Name(&'a str),
+    /// What workers say of themselves, and the list of runs.
+    Bookkeeping,
+}
+
+/// The parts of a run, as far as whoever counts bytes tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Header,
+    Columns,
+    Descriptors,
+    Results,
+    Blobs,
+    Events,
+    /// Words of its client, segments, releases, leases, attempts, its lock.
+    Rest,
+}
+
+impl Part {
+    /// The part that a key is of, by what follows the run in its name.
+    fn of(rest: &str) -> Option<Self> {
+        let (kind, number) = rest.split_once(':').map_or((rest, false), |(kind, _)| (kind, true));
+        Some(match (kind, number) {
+            ("h", false) => Self::Header,
+            ("a", true) => Self::Columns,
+            ("d", true) => Self::Descriptors,
+            ("r", true) => Self::Results,
+            ("b", true) | ("bs", false) => Self::Blobs,
+            ("e", false) => Self::Events,
+            ("x", true) | ("m" | "s" | "o" | "l" | "q" | "f" | "c" | "k", false) => Self::Rest,
+            _ => return None,
+        })
+    }
 }
 
 impl Keys {
@@ -73,5 +115,47 @@ impl Keys {
     /// A worker's record, gone when it is not renewed.
     pub(super) fn worker(&self, index: WorkerIndex) -> String {
         format!("{}bh:w:{:06x}", self.prefix, index.get())
+    }
+
+    /// What a key is for; `None` for one that no version of this program writes here.
+    pub(super) fn purpose<'a>(&self, key: &'a str) -> Option<Purpose<'a>> {
+        let rest = key.strip_prefix(&self.prefix)?.strip_prefix("bh:")?;
+        if let Some((run, part)) = rest.strip_prefix('{').and_then(|rest| rest.split_once("}:")) {
+            return Some(Purpose::Run(run.parse().ok()?, Part::of(part)?));
+        }
+        if let Some(name) = rest.strip_prefix("n:") {
+            return Some(Purpose::Name(name));
+        }
+        let ours = matches!(rest, "runs" | "workers" | "wd" | "audit") || rest.starts_with("w:");
+        ours.then_some(Purpose::Bookkeeping)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_says_what_it_is_for() {
+        let run = RunId::new(3, 4);
+        for namespace in ["", "a:bh:n:b"] {
+            let keys = Keys::new(namespace);
+            let of = |part| Some(Purpose::Run(run, part));
+            assert_eq!(keys.purpose(&keys.header(run)), of(Part::Header));
+            assert_eq!(keys.purpose(&keys.arena(run, 5)), of(Part::Columns));
+            assert_eq!(keys.purpose(&keys.chunk(run, 5, 6)), of(Part::Descriptors));
+            assert_eq!(keys.purpose(&keys.of(run, "bs")), of(Part::Blobs));
+            assert_eq!(keys.purpose(&keys.name("a:b")), Some(Purpose::Name("a:b")));
+            let worker = keys.worker(WorkerIndex::new(7));
+            for key in [keys.runs(), keys.workers(), keys.deaths(), worker] {
+                assert_eq!(keys.purpose(&key), Some(Purpose::Bookkeeping), "{key}");
+            }
+            for strange in ["bh:", "bh:strange", "bh:{1}:h", "other:runs"] {
+                assert_eq!(keys.purpose(&format!("{namespace}:{strange}")), None, "{strange}");
+            }
+            for strange in ["", "a", "h:1", "strange"] {
+                assert_eq!(keys.purpose(&keys.of(run, strange)), None, "{strange}");
+            }
+        }
     }
 }

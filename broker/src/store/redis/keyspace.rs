@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
+use super::keys::{Part, Purpose};
 use super::library::Function;
 use super::runs::split_name;
 use super::{Redis, bytes, fcall, list, optional_bytes};
@@ -62,20 +63,17 @@ impl RunKeys {
             + self.rest_bytes
     }
 
-    fn add(&mut self, rest: &str, bytes: u64) {
+    fn add(&mut self, part: Part, bytes: u64) {
         self.keys += 1;
-        let field = match rest.split(':').next().unwrap_or_default() {
-            "a" => &mut self.columns_bytes,
-            "d" => &mut self.descriptors_bytes,
-            "r" => &mut self.results_bytes,
-            "b" | "bs" => &mut self.blobs_bytes,
-            "e" => &mut self.events_bytes,
-            kind => {
-                self.made |= kind == "h";
-                &mut self.rest_bytes
-            }
-        };
-        *field += bytes;
+        self.made |= part == Part::Header;
+        *match part {
+            Part::Columns => &mut self.columns_bytes,
+            Part::Descriptors => &mut self.descriptors_bytes,
+            Part::Results => &mut self.results_bytes,
+            Part::Blobs => &mut self.blobs_bytes,
+            Part::Events => &mut self.events_bytes,
+            Part::Header | Part::Rest => &mut self.rest_bytes,
+        } += bytes;
     }
 }
 
@@ -93,7 +91,7 @@ impl Redis {
         loop {
             let (next, keys) = self.scan(&cursor, &prefix).await?;
             for (key, bytes) in self.sizes(keys).await? {
-                self.sort(&mut all, &prefix, key, bytes).await?;
+                self.sort(&mut all, key, bytes).await?;
             }
             if next == "0" {
                 return Ok(all);
@@ -162,28 +160,18 @@ impl Redis {
         Ok(sizes.filter_map(|(key, value)| Some((key, size(value)?))).collect())
     }
 
-    async fn sort(
-        &self,
-        all: &mut Keyspace,
-        prefix: &str,
-        key: String,
-        size: u64,
-    ) -> Result<(), Error> {
-        let rest = key.strip_prefix(prefix).unwrap_or_default();
-        if let Some((run, part)) = rest.strip_prefix('{').and_then(|rest| rest.split_once("}:"))
-            && let Ok(run) = run.parse()
-        {
-            all.runs.entry(run).or_default().add(part, size);
-        } else if let Some(name) = rest.strip_prefix("n:") {
-            let mut get = redis::cmd("GET");
-            get.arg(&key);
-            if let Some(value) = optional_bytes(self.lanes.ask(&0, &get).await?)? {
-                all.names.insert(name.to_owned(), split_name(&value)?.0);
+    async fn sort(&self, all: &mut Keyspace, key: String, size: u64) -> Result<(), Error> {
+        match self.keys.purpose(&key) {
+            Some(Purpose::Run(run, part)) => all.runs.entry(run).or_default().add(part, size),
+            Some(Purpose::Name(name)) => {
+                let mut get = redis::cmd("GET");
+                get.arg(&key);
+                if let Some(value) = optional_bytes(self.lanes.ask(&0, &get).await?)? {
+                    all.names.insert(name.to_owned(), split_name(&value)?.0);
+                }
             }
-        } else if matches!(rest, "runs" | "workers" | "audit") || rest.starts_with("w:") {
-            all.bookkeeping_bytes += size;
-        } else {
-            all.strange.push((key, size));
+            Some(Purpose::Bookkeeping) => all.bookkeeping_bytes += size,
+            None => all.strange.push((key, size)),
         }
         Ok(())
     }
@@ -207,15 +195,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_sorted_by_what_they_are_for() {
+    fn bytes_are_counted_by_what_they_are_for() {
         let mut run = RunKeys::default();
-        for (rest, bytes) in [("a:0", 1), ("d:0:3", 2), ("r:0:1", 4), ("b:ff", 8), ("bs", 16)] {
-            run.add(rest, bytes);
-        }
+        run.add(Part::Columns, 1);
+        run.add(Part::Blobs, 2);
         assert!(!run.made);
-        run.add("h", 32);
+        run.add(Part::Header, 4);
+        run.add(Part::Blobs, 8);
         assert!(run.made);
-        assert_eq!((run.keys, run.bytes(), run.blobs_bytes), (6, 63, 24));
+        assert_eq!((run.keys, run.bytes(), run.blobs_bytes), (4, 15, 10));
+    }
+
+    #[test]
+    fn a_pattern_matches_a_namespace_to_the_letter() {
         assert_eq!(pattern("a[1]:{*"), "a\\[1\\]:{\\**");
     }
 }

@@ -1,7 +1,12 @@
 //! Counts that something else than an operation has changed.
 
 use anyhow::{Context as _, ensure};
-use bolthole_broker::run::{Activate, Counts, Examination, Finding, Mend, Open, Stage, Tally};
+use bolthole_broker::descriptor::{Chunk, Descriptor};
+use bolthole_broker::id::WorkerIndex;
+use bolthole_broker::locator::Locator;
+use bolthole_broker::run::{
+    Activate, Counts, End, Examination, Finding, Mend, Open, RunDump, Stage, Tally,
+};
 use bolthole_broker::state::{FailurePolicy, PINNED, RunState, StateByte, TaskState};
 use bolthole_broker::store::Store;
 use bytes::Bytes;
@@ -78,12 +83,32 @@ pub async fn examined(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A result that is not in its locator cannot be had without what the store keeps beside the task.
+pub async fn unrecorded(store: &Store) -> anyhow::Result<()> {
+    let held = Locator::held(WorkerIndex::new(5), 9_000);
+    for locator in [Locator::Stored { length: 32 }, held, Locator::apart(9_000)] {
+        let sample = Sample::tolerant_chain(store, 3).await?;
+        let end = End::Done { locator, record: Bytes::from(vec![7; 32]), keep: false };
+        store.commit(sample.run, &sample.commit(&[(0, end)], 0)).await?;
+        let mut dump = store.dump(sample.run).await?.context("the run is there")?;
+        ensure!(findings(&dump, 3).is_empty());
+        let segment = dump.segments.get_mut(&0).context("the segment is there")?;
+        segment.tasks[0].record = None;
+        let found = findings(&dump, 3);
+        ensure!(found == [Finding::Record { task: task(0), locator }], "{locator:?}: {found:?}");
+    }
+    Ok(())
+}
+
 /// What is found in a chain of which the first `known` tasks have descriptors.
 async fn examine(store: &Store, sample: &Sample, known: u16) -> anyhow::Result<Vec<Finding>> {
-    use bolthole_broker::descriptor::{Chunk, Descriptor};
+    ensure!(sample.stage.chunks == [Bytes::from_static(b"chunk")]);
     let dump = store.dump(sample.run).await?.context("the run is there")?;
-    let mut examination = Examination::new(&dump);
-    ensure!(examination.chunks() == [(0, 0)]);
+    ensure!(Examination::new(&dump).chunks() == [(0, 0)]);
+    Ok(findings(&dump, known))
+}
+
+fn findings(dump: &RunDump, known: u16) -> Vec<Finding> {
     let tasks = (0..known).map(|index| Descriptor {
         id: task(index),
         class: 0,
@@ -92,7 +117,7 @@ async fn examine(store: &Store, sample: &Sample, known: u16) -> anyhow::Result<V
         args: vec![],
     });
     let chunk = Chunk { classes: vec![], tasks: tasks.collect() };
+    let mut examination = Examination::new(dump);
     examination.add(0, 0, Some(&chunk).filter(|_| known > 0));
-    ensure!(sample.stage.chunks == [Bytes::from_static(b"chunk")]);
-    Ok(examination.finish())
+    examination.finish()
 }
