@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use bolthole_broker::clock;
 use bolthole_broker::id::RunId;
 use bolthole_broker::run::{Committed, Stage};
 use bolthole_broker::state::RunState;
@@ -73,43 +74,71 @@ async fn lost_functions_are_loaded_again() {
 async fn a_run_that_is_just_being_opened_is_not_overdue() {
     let server = start(&[]);
     let store = connect(&server, "ns").await;
-    let run = bolthole_broker::clock::new_run_id();
+    let run = clock::new_run_id();
     server.cli(["FCALL", "bh_v1_list", "1", "ns:bh:runs", &run.to_string()]).unwrap();
     assert!(store.overdue().await.unwrap().is_empty());
     assert!(store.runs().await.unwrap().is_empty());
     // An hour ago.
-    let (now, hour) = (bolthole_broker::clock::unix_ms(), 3_600_000);
+    let (now, hour) = (clock::unix_ms(), 3_600_000);
     server.cli(["ZADD", "ns:bh:runs", &(now - hour).to_string(), &run.to_string()]).unwrap();
     assert_eq!(store.overdue().await.unwrap(), [run]);
     store.purge(run).await.unwrap();
     assert_eq!(server.cli(["EXISTS", "ns:bh:runs"]).unwrap(), "0");
 }
 
+/// The text of the functions that a server has.
+fn functions(server: &RedisServer) -> String {
+    let list = server.ask(&[b"FUNCTION", b"LIST", b"WITHCODE"]).unwrap();
+    let code = list.leaves().find(|text| text.starts_with(b"#!lua")).unwrap().to_vec();
+    String::from_utf8(code).unwrap()
+}
+
+/// Gives a server functions in place of those it has.
+fn load(server: &RedisServer, code: &str) {
+    server.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", code.as_bytes()]).unwrap();
+}
+
+/// A text of functions as of another revision.
+fn revised(code: &str, revision: u32) -> String {
+    let (head, rest) = code.split_once("-- revision ").unwrap();
+    let (_, rest) = rest.split_once('\n').unwrap();
+    format!("{head}-- revision {revision}\n{rest}")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn functions_of_a_later_build_stay_and_those_of_an_earlier_one_do_not() {
     let server = start(&[]);
     let store = connect(&server, "").await;
-    let text = || {
-        let list = server.ask(&[b"FUNCTION", b"LIST", b"WITHCODE"]).unwrap();
-        let code = list.leaves().find(|text| text.starts_with(b"#!lua")).unwrap().to_vec();
-        String::from_utf8(code).unwrap()
-    };
-    let ours = text();
-    let (head, rest) = ours.split_once("-- revision ").unwrap();
-    let (_, rest) = rest.split_once('\n').unwrap();
-    let of = |revision: u32| format!("{head}-- revision {revision}\n{rest}");
-    let load = |code: &str| {
-        server.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", code.as_bytes()]).unwrap();
-    };
-    load(&of(u32::MAX));
-    let later = connect(&server, "").await;
-    assert_eq!(text(), of(u32::MAX), "two builds would replace each other's for ever");
-    let sample = Sample::chain(&later, 2).await.unwrap();
+    let ours = functions(&server);
+    let later = revised(&ours, u32::MAX);
+    load(&server, &later);
+    let sample = Sample::chain(&connect(&server, "").await, 2).await.unwrap();
+    assert_eq!(functions(&server), later, "two builds would replace each other's for ever");
     written(&store.commit(sample.run, &sample.finish(&[0])).await.unwrap());
-    load(&of(0));
+    load(&server, &revised(&ours, 0));
     connect(&server, "").await;
-    assert_eq!(text(), ours);
+    assert_eq!(functions(&server), ours);
     written(&store.commit(sample.run, &sample.finish(&[1])).await.unwrap());
+}
+
+/// Whoever misses a function loads its own, unless that would take a later build's from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_function_does_not_undo_a_later_build_s() {
+    let server = start(&[]);
+    let store = connect(&server, "").await;
+    let ours = functions(&server);
+    // The build before had no such function.
+    let without = |revision| revised(&ours, revision).replace("'status'", "'other'");
+    load(&server, &without(0));
+    assert!(store.status(clock::new_run_id()).await.unwrap().is_none());
+    assert_eq!(functions(&server), ours);
+    load(&server, &without(u32::MAX));
+    let error = store.status(clock::new_run_id()).await.unwrap_err();
+    let why = "of a later build (revision 4294967295) and lack bh_v1_status";
+    assert!(error.to_string().contains(why) && !error.is_retryable(), "{error}");
+    assert_eq!(functions(&server), without(u32::MAX), "they are the other's");
+    let refused = Redis::connect(&server.url(), "").await.unwrap_err();
+    assert!(matches!(refused, Error::Unsuitable { .. }), "{refused}");
 }
 
 /// All keys of a server but `besides`, with their contents.

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::Error;
-use super::library;
+use super::library::{self, Found};
 use crate::limits;
 
 /// Lanes of one process: two connections keep the server's event loop busy, more of them only cost.
@@ -259,35 +259,51 @@ impl Lanes {
         }
     }
 
-    /// Loads the library on a lane.
+    /// Loads the library on a lane, for a request that missed one of its functions and comes back
+    /// here until its deadline.
     async fn load(&self, lane: &Mutex<Lane>) -> Result<(), Error> {
-        let mut load = redis::cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(library::CODE);
-        match self.attempt(lane, Request::One(&load)).await {
+        let list = self.attempt(lane, Request::One(&library::list())).await;
+        let list = match list.map(|answers| answers.into_iter().next()) {
+            Ok(list) => list.unwrap_or(Value::Nil),
+            Err(Trouble::Final(error)) => return Err(error),
+            Err(_) => return Ok(()),
+        };
+        if !self.is_replaceable(&list)? {
+            return Ok(());
+        }
+        match self.attempt(lane, Request::One(&library::load())).await {
             Err(Trouble::Final(error)) => Err(error),
-            // The request that missed the library comes back here until its deadline.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
     /// What the server has under the library's name, with its text.
     pub(super) async fn library(&self, deadline: Instant) -> Result<Value, Error> {
-        let mut list = redis::cmd("FUNCTION");
-        list.arg("LIST").arg("LIBRARYNAME").arg(library::NAME).arg("WITHCODE");
-        self.ask_by(&0, &list, deadline).await
+        self.ask_by(&0, &library::list(), deadline).await
     }
 
     /// Loads the library unless the server has this very text, or that of a later build: two builds
     /// that replaced each other's would do so for as long as both run.
     pub(super) async fn ensure_library(&self, deadline: Instant) -> Result<(), Error> {
-        let found = self.library(deadline).await?;
-        let ours = library::CODE.as_bytes();
-        if !holds(&found, ours) && revision(&found) <= library::revision(ours) {
-            let mut load = redis::cmd("FUNCTION");
-            load.arg("LOAD").arg("REPLACE").arg(library::CODE);
-            self.ask_by(&0, &load, deadline).await?;
+        if self.is_replaceable(&self.library(deadline).await?)? {
+            self.ask_by(&0, &library::load(), deadline).await?;
         }
         Ok(())
+    }
+
+    /// Whether this build's functions are to be loaded in place of those in the server's list.
+    fn is_replaceable(&self, list: &Value) -> Result<bool, Error> {
+        match Found::judge(list) {
+            Found::Usable => Ok(false),
+            Found::Replaceable => Ok(true),
+            Found::Later(revision, lacking) => Err(Error::Unsuitable {
+                address: self.address.clone(),
+                reason: format!(
+                    "its functions are of a later build (revision {revision}) and lack {lacking}; \
+                     stop the processes of one of the two builds, or give them a server each"
+                ),
+            }),
+        }
     }
 
     /// Sends a command that blocks for `patience` at the most, on a connection of its own. `None`
@@ -349,25 +365,5 @@ fn lane_of(key: &impl Hash) -> usize {
     usize::try_from(hasher.finish() % LANES as u64).unwrap_or(0)
 }
 
-/// Whether a reply contains this string.
-pub(super) fn holds(value: &Value, text: &[u8]) -> bool {
-    match value {
-        Value::BulkString(bytes) => bytes == text,
-        Value::Array(values) => values.iter().any(|value| holds(value, text)),
-        Value::Map(pairs) => pairs.iter().any(|(_, value)| holds(value, text)),
-        _ => false,
-    }
-}
-
 /// Shared by all clones of a store.
-/// The revision of the library in a list of libraries.
-fn revision(value: &Value) -> u32 {
-    match value {
-        Value::BulkString(bytes) => library::revision(bytes),
-        Value::Array(values) => values.iter().map(revision).max().unwrap_or(0),
-        Value::Map(pairs) => pairs.iter().map(|(_, value)| revision(value)).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
 pub(super) type Shared = Arc<Lanes>;

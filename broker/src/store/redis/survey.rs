@@ -5,7 +5,6 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::connect::field;
-use super::lanes::holds;
 use super::{Redis, bytes, library, list};
 use crate::clock;
 use crate::limits;
@@ -75,7 +74,7 @@ impl Redis {
     pub async fn functions(&self) -> Result<Functions, Error> {
         let deadline = Instant::now() + limits::CONNECT_DEADLINE / 2;
         let found = self.lanes.library(deadline).await?;
-        if holds(&found, library::CODE.as_bytes()) {
+        if library::contains(&found, library::CODE.as_bytes()) {
             return Ok(Functions::Ours);
         }
         let none =
