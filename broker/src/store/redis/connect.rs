@@ -33,10 +33,15 @@ impl Redis {
     pub(super) fn at(url: &str, namespace: &str) -> Result<Self, Error> {
         // Only one part of a process can choose; who came first has chosen the same or knows why.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let info = url.into_connection_info().map_err(|error| Error::Unsuitable {
+        let unusable = |reason: String| Error::Unsuitable {
             address: "the given URL".to_owned(),
-            reason: format!("{error}; write redis://user:password@host:port/0"),
-        })?;
+            reason: format!("{reason}; write redis://user:password@host:port/0"),
+        };
+        if hides_its_host(url) {
+            let todo = "/, ? and # in a user name or password must be percent-encoded";
+            return Err(unusable(todo.to_owned()));
+        }
+        let info = url.into_connection_info().map_err(|error| unusable(error.to_string()))?;
         let lanes = Lanes::new(&info, info.addr().to_string())?;
         Ok(Self { lanes: Arc::new(lanes), keys: Keys::new(namespace) })
     }
@@ -82,7 +87,37 @@ impl Redis {
     }
 }
 
+/// Whether what is taken for the host may be a part of the password: the parser ends user, password
+/// and host at the first of these characters, wherever the last `@` is. A socket's path has no host.
+fn hides_its_host(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return url.contains('@') };
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    authority > 0 && rest[authority..].contains('@')
+}
+
 /// A line of `INFO`.
 pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_taken_for_the_host() {
+        for url in [
+            "redis://u:p@hunter2#x@host:1/0",
+            "redis://u:p@hunter2/x@host",
+            "redis://u:p@hunter2?x@host",
+            "redis:\t//u:p@hunter2#x@host",
+        ] {
+            let error = Redis::at(url, "").unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+            assert!(error.to_string().contains("percent-encoded"), "{error}");
+        }
+        let store = Redis::at("redis://u:p%40%23@host:1/0", "").unwrap();
+        assert_eq!(store.address(), "host:1");
+        assert!(Redis::at("redis+unix:///run/redis.sock?pass=a@b", "").is_ok());
+    }
 }
