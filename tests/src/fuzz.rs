@@ -47,19 +47,23 @@ impl Target {
     }
 }
 
+/// For lists read through serde, which believes their written lengths up to a MiB for each of those
+/// within each other; ours are three deep.
+const LISTS: usize = 4 << 20;
+
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target::new("amqp", amqp),
     Target::new("argument", argument),
-    Target::new("chunk", chunk),
+    Target::new("chunk", chunk).of(LISTS),
     Target::new("control", control),
     // A piece of a result is read as a whole, and compared with itself.
     Target::new("frames", frames).of(4 << 20),
     Target::new("handshake", handshake),
-    Target::new("parcel", parcel),
-    Target::new("records", records),
-    // Ready tasks are told by ranges, of up to two segments.
-    Target::new("replies", replies).of(8 << 20),
+    Target::new("parcel", parcel).of(LISTS),
+    Target::new("records", records).of(LISTS),
+    // Ready tasks are told by ranges, of up to two segments; the list grows by doubling.
+    Target::new("replies", replies).of(16 << 20),
     Target::new("spill", spill),
     Target::new("urls", urls),
 ];
