@@ -1,9 +1,10 @@
 //! How servers are named: by flags, else by the environment.
 
 use std::fmt;
+use std::io::{self, Write as _};
 
 use bolthole_broker::handoff::ClusterSecret;
-use bolthole_broker::store::Redis;
+use bolthole_broker::store::{Error, Redis};
 use clap::Args;
 
 /// Where the cluster is.
@@ -41,6 +42,23 @@ impl Servers {
         };
         let connected = Redis::connect(&url.0, &self.namespace).await;
         connected.map_err(|error| (error.to_string(), "bolthole doctor says more"))
+    }
+
+    /// What `question` finds in the store. `None` when there is no answer; why is said on standard
+    /// error then.
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Redis) -> Result<T, Error>,
+    ) -> io::Result<Option<T>> {
+        let complaint = match self.redis().await {
+            Ok(redis) => match question(&redis).await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) => error.to_string(),
+            },
+            Err((found, todo)) => format!("{found}\n  -> {todo}"),
+        };
+        writeln!(io::stderr(), "{complaint}")?;
+        Ok(None)
     }
 
     /// The secret, when there is one that is not empty.

@@ -36,21 +36,9 @@ struct Line {
 
 impl Du {
     pub(crate) async fn run(&self, out: &mut impl Write) -> io::Result<u8> {
-        let redis = match self.servers.redis().await {
-            Ok(redis) => redis,
-            Err((found, todo)) => {
-                writeln!(io::stderr(), "{found}\n  -> {todo}")?;
-                return Ok(1);
-            }
-        };
-        match read(&redis).await {
-            Ok((lines, space, held)) if self.json => write_json(out, &lines, &space, held)?,
-            Ok((lines, space, held)) => write_text(out, &lines, &space, held)?,
-            Err(error) => {
-                writeln!(io::stderr(), "{error}")?;
-                return Ok(1);
-            }
-        }
+        let Some((lines, space, held)) = self.servers.ask(read).await? else { return Ok(1) };
+        let write = if self.json { write_json } else { write_text };
+        write(out, &lines, &space, held)?;
         Ok(0)
     }
 }

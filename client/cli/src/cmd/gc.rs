@@ -1,5 +1,6 @@
 //! `bolthole gc`: deletes what nobody needs any more, at once instead of when a worker comes by.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use bolthole_broker::id::RunId;
@@ -42,54 +43,37 @@ enum Waste {
     Name(String, RunId),
 }
 
+impl fmt::Display for Waste {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(run) => write!(f, "run {run}"),
+            Self::Rest(run) => write!(f, "the rest of run {run}"),
+            Self::Name(name, _) => write!(f, "the name {name:?}"),
+        }
+    }
+}
+
 impl Gc {
     pub(crate) async fn run(&self, out: &mut impl Write) -> io::Result<u8> {
-        let redis = match self.servers.redis().await {
-            Ok(redis) => redis,
-            Err((found, todo)) => {
-                writeln!(io::stderr(), "{found}\n  -> {todo}")?;
-                return Ok(1);
-            }
+        let collect = async |redis: &Redis| {
+            let wastes = self.collect(redis).await?;
+            if self.yes { delete(redis, wastes).await } else { Ok(wastes) }
         };
-        let deleted = match self.collect(&redis, out).await? {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                writeln!(io::stderr(), "{error}")?;
-                return Ok(1);
-            }
-        };
-        match (deleted, self.yes) {
-            (0, _) => writeln!(out, "There is nothing to delete.")?,
-            (bytes, true) => writeln!(out, "{} deleted.", size(bytes))?,
-            (bytes, false) => writeln!(out, "{} in all; --yes deletes it.", size(bytes))?,
+        let Some(wastes) = self.servers.ask(collect).await? else { return Ok(1) };
+        for (waste, bytes) in &wastes {
+            writeln!(out, "{:>9}  {waste}", size(*bytes))?;
+        }
+        let bytes = wastes.iter().map(|(_, bytes)| bytes).sum();
+        match (wastes.is_empty(), self.yes) {
+            (true, _) => writeln!(out, "There is nothing to delete.")?,
+            (false, true) => writeln!(out, "{} deleted.", size(bytes))?,
+            (false, false) => writeln!(out, "{} in all; --yes deletes it.", size(bytes))?,
         }
         Ok(0)
     }
 
-    async fn collect(&self, redis: &Redis, out: &mut impl Write) -> io::Result<Result<u64, Error>> {
-        let wastes = match self.wastes(redis).await {
-            Ok(wastes) => wastes,
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut bytes = 0;
-        for (waste, size_bytes) in wastes {
-            let what = match &waste {
-                Waste::Run(run) => format!("run {run}"),
-                Waste::Rest(run) => format!("the rest of run {run}"),
-                Waste::Name(name, _) => format!("the name {name:?}"),
-            };
-            writeln!(out, "{:>9}  {what}", size(size_bytes))?;
-            bytes += size_bytes;
-            if self.yes
-                && let Err(error) = delete(redis, &waste).await
-            {
-                return Ok(Err(error));
-            }
-        }
-        Ok(Ok(bytes))
-    }
-
-    async fn wastes(&self, redis: &Redis) -> Result<Vec<(Waste, u64)>, Error> {
+    /// What there is to delete, with its bytes.
+    async fn collect(&self, redis: &Redis) -> Result<Vec<(Waste, u64)>, Error> {
         let space = redis.keyspace().await?;
         let store = Store::Redis(redis.clone());
         let overdue = store.overdue().await?;
@@ -111,10 +95,14 @@ impl Gc {
     }
 }
 
-async fn delete(redis: &Redis, waste: &Waste) -> Result<(), Error> {
-    match waste {
-        Waste::Run(run) => Store::Redis(redis.clone()).purge(*run).await,
-        Waste::Rest(run) => redis.sweep_run(*run).await,
-        Waste::Name(name, run) => redis.unname(name, *run).await,
+/// Deletes it all, and answers with it.
+async fn delete(redis: &Redis, wastes: Vec<(Waste, u64)>) -> Result<Vec<(Waste, u64)>, Error> {
+    for (waste, _) in &wastes {
+        match waste {
+            Waste::Run(run) => Store::Redis(redis.clone()).purge(*run).await?,
+            Waste::Rest(run) => redis.sweep_run(*run).await?,
+            Waste::Name(name, run) => redis.unname(name, *run).await?,
+        }
     }
+    Ok(wastes)
 }
