@@ -1,5 +1,7 @@
 //! The message queue against a RabbitMQ that stops, forgets, raises alarms and refuses.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -9,6 +11,7 @@ use bolthole_broker::queue::{
 use bolthole_tests::conformance::queue::{
     delivery, depth_becomes, lost, main_queue, next, started, subscribed,
 };
+use bolthole_tests::proxy::{Proxy, Way};
 use bolthole_tests::servers::{self, RabbitServer};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -318,6 +321,63 @@ async fn what_does_not_speak_amqp_is_named() -> anyhow::Result<()> {
     let error = refusal(&format!("amqp://u:hunter2@127.0.0.1:{port}"), "hunter2").await?;
     ensure!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
     ensure!(error.to_string().contains(&port.to_string()), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_breaks_off_is_begun_again() -> anyhow::Result<()> {
+    let server = server().await?;
+    let proxy = Proxy::before(server.port()).await?;
+    let url = proxy.through(&server.url());
+    // The broker's greeting has 500 bytes; what is negotiated and declared comes after it.
+    for (way, bytes) in [
+        (Way::Up, 3),
+        (Way::Up, 100),
+        (Way::Up, 500),
+        (Way::Down, 0),
+        (Way::Down, 300),
+        (Way::Down, 520),
+        (Way::Down, 600),
+    ] {
+        let before = proxy.faults().resets;
+        proxy.cut_after(way, bytes);
+        let namespace = servers::namespace();
+        let connecting = Queue::connect(&url, &namespace, "test");
+        timeout(PATIENCE, connecting).await?.with_context(|| format!("{way:?} {bytes}"))?;
+        ensure!(proxy.faults().resets == before + 1, "{way:?} {bytes}: not in the handshake");
+    }
+    // What nothing but a change can mend is said at once, after a reset as well.
+    let password = url.split([':', '@']).nth(2).context("no password")?;
+    proxy.cut_after(Way::Down, 300);
+    let error = refusal(&url.replace(password, "hunter2"), "hunter2").await?;
+    ensure!(matches!(error, ConnectError::AccessRefused { .. }), "{error:?}");
+    proxy.cut_after(Way::Down, 300);
+    let error = refusal(&url.replace("%2f", "nowhere"), password).await?;
+    ensure!(matches!(error, ConnectError::VhostRefused { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_always_breaks_off_is_given_up() -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let connections = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&connections);
+    let breaking = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.read_exact(&mut [0; 4]).await;
+            // With bytes unread, closing resets.
+            drop(stream);
+        }
+    });
+    let error = refusal(&format!("amqp://u:hunter2@127.0.0.1:{port}"), "hunter2").await?;
+    breaking.abort();
+    ensure!(matches!(error, ConnectError::Interrupted { .. }), "{error:?}");
+    ensure!(error.is_retryable() && error.to_string().contains(&port.to_string()), "{error}");
+    // Each attempt makes two: to see whether anything listens is one.
+    let connections = connections.load(Ordering::Relaxed);
+    ensure!(connections > 2, "{connections}");
     Ok(())
 }
 

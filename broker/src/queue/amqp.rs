@@ -38,14 +38,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Settings;
 use super::delivery::ConsumeOptions;
 use super::error::{ConnectError, PublishError};
 use super::names::{Names, Route, delay_class};
-use crate::limits::CONNECT_DEADLINE;
 pub(super) use consumer::AmqpConsumer;
 use endpoint::Endpoint;
 pub use greeting::{Greeting, greeting};
@@ -93,11 +91,8 @@ impl Amqp {
             name: connection_name(&settings.role, "publish"),
             closed: closed.clone(),
         };
-        let Ok(opened) = timeout(CONNECT_DEADLINE, link::open(&link, 0)).await else {
-            let server = endpoint.server().into();
-            return Err(ConnectError::TimedOut { server, limit: CONNECT_DEADLINE });
-        };
-        let link = Link::start(link, Some(opened?));
+        let opened = link::open_first(&link).await?;
+        let link = Link::start(link, Some(opened));
         Ok(Self(Arc::new(Inner {
             endpoint,
             publisher: Publisher::new(link, names.clone(), &settings),

@@ -64,6 +64,17 @@ pub enum ConnectError {
         /// What came instead.
         reason: String,
     },
+    /// Something answered, and the connection broke before the handshake was over.
+    #[error(
+        "the connection to {server} broke during the AMQP handshake: {reason}; is RabbitMQ starting \
+         or stopping, or is something in between? A port that wants TLS needs amqps://"
+    )]
+    Interrupted {
+        /// Host and port.
+        server: String,
+        /// What the socket or the server said.
+        reason: String,
+    },
     /// No complete answer in time.
     #[error("{server} did not complete the AMQP handshake within {limit:?}")]
     TimedOut {
@@ -85,7 +96,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Interrupted { .. } | Self::TimedOut { .. })
     }
 }
 

@@ -4,6 +4,7 @@
 //! name the server by host and port.
 
 use std::fmt;
+use std::io;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -16,8 +17,12 @@ use super::guard;
 use crate::limits::{CONNECT_DEADLINE, HEARTBEAT_SECONDS};
 use crate::queue::error::ConnectError;
 
+/// An operator closes connections, or the server stops.
+const REPLY_CONNECTION_FORCED: u16 = 320;
 const REPLY_ACCESS_REFUSED: u16 = 403;
 const REPLY_NOT_ALLOWED: u16 = 530;
+/// Said of a virtual host that is being started, among others.
+const REPLY_INTERNAL_ERROR: u16 = 541;
 
 /// How long to look whether anything listens, to explain a failure.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -112,6 +117,7 @@ impl Endpoint {
                 REPLY_NOT_ALLOWED => {
                     ConnectError::VhostRefused { server, vhost: self.uri.vhost.clone(), reason }
                 }
+                _ if breaks(error) => ConnectError::Interrupted { server, reason },
                 _ => ConnectError::NotAmqp { server, reason },
             };
         }
@@ -121,11 +127,29 @@ impl Endpoint {
         match timeout(PROBE_DEADLINE, probe).await {
             Ok(Err(refused)) => ConnectError::Unreachable { server, reason: refused.to_string() },
             Err(_) => ConnectError::Unreachable { server, reason: "it does not answer".into() },
+            Ok(Ok(_)) if breaks(error) => {
+                ConnectError::Interrupted { server, reason: error.to_string() }
+            }
             Ok(Ok(_)) if self.uri.scheme == AMQPScheme::AMQPS => {
                 ConnectError::Tls { server, reason: error.to_string() }
             }
             Ok(Ok(_)) => ConnectError::NotAmqp { server, reason: error.to_string() },
         }
+    }
+}
+
+/// Whether an error tells of a connection that has ended and may as well not end the next time.
+pub(super) fn breaks(error: &lapin::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        ErrorKind::IOError(error) => {
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        }
+        ErrorKind::InvalidConnectionState(_) => true,
+        ErrorKind::ProtocolError(said) => {
+            matches!(said.get_id(), REPLY_CONNECTION_FORCED | REPLY_INTERNAL_ERROR)
+        }
+        _ => false,
     }
 }
 

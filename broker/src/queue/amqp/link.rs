@@ -11,10 +11,10 @@ use futures_util::StreamExt as _;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, breaks};
 use super::topology;
 use crate::limits::CONNECT_DEADLINE;
 use crate::queue::backoff::backoff;
@@ -137,7 +137,12 @@ pub(super) async fn open(settings: &LinkSettings, number: u64) -> Result<Session
     let channel = match prepared.await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
-            return Err(ConnectError::Topology { server: server(), reason: error.to_string() });
+            let (server, reason) = (server(), error.to_string());
+            return Err(if breaks(&error) {
+                ConnectError::Interrupted { server, reason }
+            } else {
+                ConnectError::Topology { server, reason }
+            });
         }
         Err(_) => {
             return Err(ConnectError::TimedOut { server: server(), limit: CONNECT_DEADLINE });
@@ -145,6 +150,37 @@ pub(super) async fn open(settings: &LinkSettings, number: u64) -> Result<Session
     };
     let (lost, reason) = (CancellationToken::new(), OnceLock::new());
     Ok(Session { number, connection, channel, lost, reason })
+}
+
+/// The first session of a link, within [`CONNECT_DEADLINE`]. What answered once and broke off is
+/// tried again until then; everything else is a caller's to judge at once.
+pub(super) async fn open_first(settings: &LinkSettings) -> Result<Session, ConnectError> {
+    let deadline = Instant::now() + CONNECT_DEADLINE;
+    let server = settings.endpoint.server().to_owned();
+    let mut last = ConnectError::TimedOut { server, limit: CONNECT_DEADLINE };
+    let mut failed_attempts = 0;
+    loop {
+        match timeout_at(deadline, open(settings, 0)).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(error)) => {
+                let known = matches!(last, ConnectError::Interrupted { .. });
+                match error {
+                    ConnectError::Interrupted { .. } => last = error,
+                    // It goes down, or is not up yet.
+                    ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } if known => {}
+                    _ => return Err(error),
+                }
+            }
+            Err(_) => return Err(last),
+        }
+        failed_attempts += 1;
+        let pause = backoff(failed_attempts);
+        if Instant::now() + pause >= deadline {
+            return Err(last);
+        }
+        tracing::debug!(error = %last, "the broker is connected to again");
+        sleep(pause).await;
+    }
 }
 
 /// The task behind a link.
@@ -182,7 +218,7 @@ impl Keeper {
             };
             tokio::select! {
                 () = closed.cancelled() => break,
-                () = tokio::time::sleep(wait) => {}
+                () = sleep(wait) => {}
             }
         }
         self.state.send_replace(State::Closed);

@@ -106,6 +106,9 @@ fn advice(error: &ConnectError) -> &'static str {
         ConnectError::Tls { .. } | ConnectError::NotAmqp { .. } => {
             "amqp:// is for the plain port (5672), amqps:// for that with TLS (5671)"
         }
+        ConnectError::Interrupted { .. } => {
+            "look into its log, and whether it has just been started; amqps:// for a port with TLS"
+        }
         ConnectError::TimedOut { .. } => "look whether a firewall or a proxy is in between",
         ConnectError::Topology { .. } => RIGHTS,
     }
