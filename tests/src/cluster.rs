@@ -330,3 +330,14 @@ pub async fn underway(client: &Client, name: &str, count: u64) -> anyhow::Result
     })
     .await
 }
+
+/// Makes this process one of a cluster, whose log is read by tests: what it was started with, and
+/// its log on standard error.
+pub fn member() -> Vec<String> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    std::env::args().skip(1).collect()
+}

@@ -8,7 +8,7 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
 use bolthole::{Client, task};
-use bolthole_tests::{poison, workload};
+use bolthole_tests::{cluster, poison, workload};
 
 /// The double: the next build knows other multiples.
 #[task(name = "upgrade::scale")]
@@ -18,13 +18,7 @@ fn scale(value: u64) -> u64 {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::new("info");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args = cluster::member();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker"] => {
             let worker = bolthole::worker::from_env()?;

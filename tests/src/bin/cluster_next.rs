@@ -4,7 +4,7 @@
 
 use anyhow::{Result, bail};
 use bolthole::{Client, task};
-use bolthole_tests::workload;
+use bolthole_tests::{cluster, workload};
 
 /// A multiple: the build before knows the double only.
 #[task(name = "upgrade::scale")]
@@ -20,13 +20,7 @@ fn next(value: u64) -> u64 {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::new("info");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args = cluster::member();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker"] => Ok(bolthole::worker::from_env()?.run_async().await?),
         ["client", name] => client(name).await,
