@@ -4,6 +4,8 @@
 //! that cannot reach this one.
 
 mod relay;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
