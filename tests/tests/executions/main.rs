@@ -1,10 +1,13 @@
 //! Executions that broke earlier drafts of the protocol. Each is a short history in which some draft
 //! lost a task, committed twice, mixed values, freed too early, leaked or hung. Those about the store
-//! are played in memory and on Redis, those about workers on the part of a worker that decides them.
+//! are played in memory and on Redis, those about workers on a worker, or on the part of one that
+//! decides them; 7a and 12 go on in `worker/src/core/tests.rs`, where decisions are tested.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
+mod again;
 mod ends;
+mod fleet;
 mod little;
 mod staging;
 mod tasks;
@@ -60,6 +63,8 @@ on_both_stores!(
     tasks::a_redelivered_task_under_a_lease_is_another_s,
     tasks::many_successors_of_one_commit,
     tasks::two_commits_of_one_worker_have_an_entry_each,
+    again::a_lost_result_of_many_inputs,
+    again::what_ran_ahead_of_its_message_is_not_lost_with_its_worker,
     ends::a_late_duplicate_computes_nothing_again,
     ends::a_commit_to_a_purged_run_leaves_nothing,
     ends::whoever_counts_last_starts_retention,

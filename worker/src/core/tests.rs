@@ -187,6 +187,8 @@ fn publishes(effects: Vec<Effect>) -> Vec<Publish> {
     publishes.collect()
 }
 
+/// History 7a of `tests/tests/executions`: tasks ran on here from an uncommitted result, which a twin
+/// was first to commit; theirs were accepted all the same.
 #[tokio::test(start_paused = true)]
 async fn what_was_computed_from_a_loser_is_dropped_with_it() {
     let (mut desk, now) = (Desk::new(1).await, Instant::now());
@@ -366,6 +368,8 @@ async fn what_is_not_finished_in_time_is_let_go_without_a_lease() {
     assert!(desk.end(1, later).iter().all(|effect| matches!(effect, Effect::Discard(_))));
 }
 
+/// History 12 of `tests/tests/executions`: parcels that were fetched ahead waited behind a long task
+/// until the broker took the connection down.
 #[tokio::test(start_paused = true)]
 async fn a_delivery_held_for_too_long_is_handed_over() {
     let (mut desk, now) = (Desk::new(1).await, Instant::now());
