@@ -90,10 +90,11 @@ fn assert_met(scene: &Scene) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_brings_what_cannot_be_fetched() -> Result<()> {
-    let scene = across(Bad::Answers, 10_000_000, "50").await?;
+    // Long enough for a handshake that is not answered, and for the relay: else all is over before.
+    let scene = across(Bad::Answers, 10_000_000, "600").await?;
     assert_met(&scene)?;
     let log = scene.holder.0.output()?;
-    ensure!(log.contains("relayed"), "{log}");
+    ensure!(log.contains("relayed"), "{log}\n{}", scene.other.0.output()?);
     ensure!(scene.other.1.connections() > 0, "it was not brought");
     Ok(())
 }
