@@ -8,7 +8,7 @@ use bolthole_broker::clock;
 use bolthole_broker::id::RunId;
 use bolthole_broker::run::{Committed, Stage};
 use bolthole_broker::state::RunState;
-use bolthole_broker::store::{Error, EventCursor, Redis, Store};
+use bolthole_broker::store::{Error, EventCursor, Redis, Store, WorkerRecord};
 use bolthole_tests::conformance::store::sample::{Sample, done, open};
 use bolthole_tests::servers::{self, RedisOptions, RedisServer};
 
@@ -210,7 +210,31 @@ async fn a_full_server_takes_no_new_work_and_finishes_what_it_has() {
     let server = start(&[]);
     let store = connect(&server, "").await;
     let sample = Sample::chain(&store, 2).await.unwrap();
+    let record = WorkerRecord {
+        incarnation: clock::new_incarnation(),
+        address: "127.0.0.1:1".to_owned(),
+        slots: 2,
+        queues: vec!["default".to_owned()],
+        in_flight: vec![],
+        held_bytes: 0,
+        tasks: vec![],
+    };
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
+    let [living, dying] =
+        [store.join(&record, long).await.unwrap(), store.join(&record, short).await.unwrap()];
     server.cli(["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    assert!(
+        store.beat(living, &record, 2 * long).await.unwrap(),
+        "who lives is not taken for dead"
+    );
+    let key = format!("bh:w:{:06x}", living.get());
+    let left: u64 = server.cli(["PTTL", &key]).unwrap().parse().unwrap();
+    assert!(left > 60_000, "{left}");
+    while store.worker(dying).await.unwrap().is_some() {
+        tokio::time::sleep(short).await;
+    }
+    let refused = store.beat(dying, &record, long).await.unwrap_err();
+    assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
     let more = Stage { segment: 1, ..sample.stage.clone() };
     let refused = store.stage(sample.run, &more).await.unwrap_err();
     assert!(matches!(refused, Error::Full { .. }), "{refused:?}");

@@ -39,11 +39,25 @@ impl Redis {
         let value = record.encode()?;
         let mut set = redis::cmd("SET");
         set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(millis(hold)).arg("GET");
-        let before = self.lanes.ask(&index, &set).await?;
+        let before = match self.lanes.ask(&index, &set).await {
+            // What is new finds no room, but who lives must not look dead: the record there is stays.
+            Err(full @ Error::Full { .. }) => {
+                let stays = self.prolong(index, hold).await?;
+                return if stays { Ok(true) } else { Err(full) };
+            }
+            answer => answer?,
+        };
         if before == Value::Nil {
             self.note(index).await?;
         }
         Ok(before != Value::Nil)
+    }
+
+    /// Lets a record stand for longer as it is; false when there is none.
+    async fn prolong(&self, index: WorkerIndex, hold: Duration) -> Result<bool, Error> {
+        let mut expire = redis::cmd("PEXPIRE");
+        expire.arg(self.keys.worker(index)).arg(millis(hold));
+        Ok(self.lanes.ask(&index, &expire).await? == Value::Int(1))
     }
 
     async fn note(&self, index: WorkerIndex) -> Result<(), Error> {
