@@ -38,8 +38,12 @@ impl Bench {
         let held = Held::open(options).await.unwrap();
         let key = ResultKey { run, task: TaskId::new(0, 0), generation: 0, nonce: 9 };
         let digest = held.insert(key, Bytes::from(vec![7; LENGTH]), None);
-        let (length, copies) = (LENGTH as u64, Copies::default());
-        let record = HeldRecord { length, digest: digest.to_bytes(), nonce: key.nonce, copies };
+        let record = HeldRecord {
+            length: LENGTH as u64,
+            digest: digest.to_bytes(),
+            nonce: key.nonce,
+            copies: Copies::default(),
+        };
         let fetcher = Fetcher::new(None, Budget::new(1 << 20));
         let copier = Copier::new(&store, &held, &fetcher, WorkerIndex::new(1), folder);
         Self { copier, run, key, record }

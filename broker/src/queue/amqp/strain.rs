@@ -65,7 +65,8 @@ impl Strainer {
             let [.., left] = ((FIXED + NONE.len()) as u64).to_be_bytes();
             let head = [kind, channel_a, channel_b, 0, 0, 0, left];
             passed.extend(head.iter().chain(fixed).chain(&NONE));
-            tracing::warn!(bytes = length, "the properties of a message are too large: left out");
+            // Nothing unusual: the broker writes down where what was delayed comes from.
+            tracing::debug!(bytes = length, "the properties of a message are too large: left out");
             self.begun.clear();
             (self.drop, self.pass) = (length - FIXED, 1);
             return;
