@@ -236,6 +236,12 @@ impl Client {
         self.core.persist_in(|| self.core.store.runs()).await
     }
 
+    /// Segments that this client has staged again, because the store had lost them.
+    #[doc(hidden)]
+    pub fn staged_again(&self) -> u64 {
+        self.core.watchman.counted()
+    }
+
     fn look_at(&self, id: RunId, name: Option<String>) -> Run {
         let watch = Watch::new(id, self.core.store.clone());
         Run::of(RunInner::new(&self.core, id, name, watch, None, None))

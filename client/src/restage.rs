@@ -173,6 +173,7 @@ impl Core {
         };
         for kept in again {
             tracing::info!(%run, segment = kept.segment.number, "the store has lost a segment");
+            self.watchman.count();
             self.stage_kept(run, &kept).await?;
         }
         let (unpinned, cancelled, closed) = {

@@ -93,11 +93,14 @@ impl RunInner {
 
     /// Where the run stands. One that the store has lost is staged again first.
     async fn status(&self) -> Result<RunStatus> {
+        let mut asked_again = false;
         loop {
             let status = self.core.persist_in(|| self.core.store.status(self.id)).await?;
             match (status, &self.staged) {
                 (Some(status), _) => return Ok(status),
                 (None, Some(staged)) if self.core.restage(staged).await? => {}
+                // It may have been staged again by another part of this client since.
+                (None, Some(_)) if !asked_again => asked_again = true,
                 (None, _) => return Err(gone(self.id)),
             }
         }

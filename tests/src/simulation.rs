@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use bolthole::capture::capture;
 use bolthole::delayed::AnyDelayed;
-use bolthole::testing::{Ended, Faults, Inside, Report, Sequential, SequentialError, Simulation};
+use bolthole::testing::{
+    Ended, Faults, Inside, Kind, Report, Sequential, SequentialError, Simulation,
+};
 use bolthole::{Client, Delayed, ErrorKind, FailurePolicy, Handle, TaskErrorKind};
+use bolthole_broker::audit;
 use bolthole_broker::descriptor::Chunk;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::queue::QueueName;
@@ -26,6 +29,8 @@ use crate::dag::{Dag, Random, digest};
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Findings of one case that are printed.
 const PRINTED: usize = 4;
+/// Cases in which everything should happen that faults are to bring about.
+const ENOUGH: u64 = 200;
 /// How long messages may be left when all is done: reminders and repetitions come to their end.
 const SETTLE: Duration = Duration::from_secs(10 * 60);
 
@@ -40,6 +45,10 @@ pub struct Case {
     pub tasks: usize,
     /// What happened.
     pub report: Report,
+    /// What the store has changed, as far as it did not forget it.
+    pub changes: audit::Summary,
+    /// Segments that the client has staged again.
+    pub staged_again: u64,
     /// What must not be.
     pub findings: Vec<String>,
 }
@@ -81,14 +90,23 @@ impl Case {
             watch(seed, client, inside, calls).await
         });
         let mut findings = Vec::new();
+        let (mut changes, mut staged_again) = (audit::Summary::default(), 0);
         match observed {
-            Ok(Ok(observed)) => judge(&expected, observed, &mut findings),
+            Ok(Ok(observed)) => {
+                (changes, staged_again) = (observed.changes, observed.staged_again);
+                judge(&expected, observed, &mut findings);
+            }
             Ok(Err(stuck)) => findings.push(format!("C1: {stuck}")),
             Err(error) => findings.push(format!("the simulation cannot start: {error}")),
         }
         let report = simulation.report().clone();
+        if report.faults.contains_key(Kind::Rollback.name()) {
+            // A commit that crosses a rollback may use what it undid: it does not carry the epoch.
+            findings.retain(|finding| !finding.ends_with(" was consumed, and never committed"));
+        }
         repeats(&report, &mut findings);
-        Self { seed, faults, tasks: dag.nodes.len(), report, findings }
+        let tasks = dag.nodes.len();
+        Self { seed, faults, tasks, report, changes, staged_again, findings }
     }
 }
 
@@ -123,29 +141,52 @@ fn in_order(result: &Result<bolthole_broker::call::Value, SequentialError>) -> O
 }
 
 /// What is seen of a run.
+#[derive(Default)]
 struct Observed {
     /// Outputs as they are read first, and once more when all is over.
     outcomes: [Vec<Result<Outcome, String>>; 2],
+    changes: audit::Summary,
+    staged_again: u64,
     findings: Vec<String>,
 }
 
-/// Submits the graph, reads its outputs while things go wrong, then looks at what is left.
+/// The same, with every change that the store has made meanwhile: C2, C4 and C6.
 async fn watch(
     seed: u64,
     client: Client,
     inside: &Inside,
     calls: Vec<Delayed<String>>,
 ) -> Observed {
-    let mut findings = Vec::new();
-    let handles = match submit(seed, &client, calls).await {
+    let audited = inside.store().start_audit().await;
+    let mut observed = look_on(seed, &client, inside, calls).await;
+    observed.staged_again = client.staged_again();
+    match inside.store().audit().await.map(|changes| audit::check(&changes)) {
+        Ok(Ok(changes)) if audited.is_ok() => observed.changes = changes,
+        Ok(Err(wrong)) => {
+            observed.findings.extend(wrong.iter().map(|wrong| format!("C2, C4, C6: {wrong}")));
+        }
+        _ => observed.findings.push("the store's changes are not known".to_owned()),
+    }
+    observed
+}
+
+/// Submits the graph, reads its outputs while things go wrong, then looks at what is left.
+async fn look_on(
+    seed: u64,
+    client: &Client,
+    inside: &Inside,
+    calls: Vec<Delayed<String>>,
+) -> Observed {
+    let mut observed = Observed::default();
+    let Observed { outcomes, findings, .. } = &mut observed;
+    let handles = match submit(seed, client, calls).await {
         Ok(handles) => handles,
         Err(error) => {
-            return Observed { outcomes: [vec![Err(error)], Vec::new()], findings };
+            outcomes[0].push(Err(error));
+            return observed;
         }
     };
-    inside.accepted();
     let run = handles[0].in_run();
-    let mut outcomes = [Vec::new(), Vec::new()];
     let ended = timeout(LIMIT, async {
         for (place, handle) in handles.iter().enumerate() {
             let outcome = read(handle).await;
@@ -163,7 +204,7 @@ async fn watch(
     });
     if ended.await.is_err() {
         findings.push(format!("C1: stuck: {}", unfinished(inside.store(), run.id()).await));
-        return Observed { outcomes, findings };
+        return observed;
     }
     findings.extend(examine(inside.store(), run.id()).await);
     drop(handles);
@@ -171,7 +212,7 @@ async fn watch(
         findings.push(format!("C8: the run cannot be deleted: {error}"));
     }
     findings.extend(left(inside).await);
-    Observed { outcomes, findings }
+    observed
 }
 
 /// What is still to do, for whoever looks for the reason.
@@ -364,14 +405,15 @@ impl Summary {
         for (fault, count) in &case.report.faults {
             *self.faults.entry(fault).or_default() += count;
         }
-        for (event, count) in sometimes(&case.report) {
+        for (event, count) in sometimes(case) {
             *self.sometimes.entry(event).or_default() += count;
         }
     }
 }
 
 /// What faults are to bring about, as far as attempts show it.
-fn sometimes(report: &Report) -> Vec<(&'static str, u64)> {
+fn sometimes(case: &Case) -> Vec<(&'static str, u64)> {
+    let Case { report, changes, staged_again, .. } = case;
     let mut seen: BTreeMap<(RunId, TaskId, u8), BTreeSet<u32>> = BTreeMap::new();
     let mut crashed = 0;
     for execution in &report.executions {
@@ -381,7 +423,26 @@ fn sometimes(report: &Report) -> Vec<(&'static str, u64)> {
     }
     let elsewhere = seen.values().filter(|workers| workers.len() > 1).count() as u64;
     let recomputed = seen.keys().filter(|(_, _, generation)| *generation > 0).count() as u64;
-    vec![("cut short", crashed), ("run elsewhere", elsewhere), ("recomputed", recomputed)]
+    vec![
+        ("cut short", crashed),
+        ("fenced off", changes.superseded),
+        ("leases taken over", changes.taken_over),
+        ("recomputed", recomputed),
+        ("repeated commits", changes.repeated),
+        ("run elsewhere", elsewhere),
+        ("staged again", *staged_again),
+    ]
+}
+
+impl Summary {
+    /// What should have happened in so many cases, and never did: then it was not tested either.
+    pub fn never(&self) -> Vec<&'static str> {
+        let happened = self.sometimes.iter().chain(&self.faults).filter(|(_, count)| **count > 0);
+        let happened: BTreeSet<&str> = happened.map(|(event, _)| *event).collect();
+        let expected = Kind::ALL.map(Kind::name).into_iter().chain(self.sometimes.keys().copied());
+        let enough = self.seeds >= ENOUGH;
+        expected.filter(|event| enough && !happened.contains(event)).collect()
+    }
 }
 
 impl fmt::Display for Summary {

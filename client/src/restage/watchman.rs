@@ -1,6 +1,7 @@
 //! Looks now and then whether the store has begun another life.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bolthole_broker::id::RunId;
@@ -13,7 +14,11 @@ use crate::core::{Core, lock};
 
 /// The runs to look after.
 #[derive(Default)]
-pub(crate) struct Watchman(Mutex<State>);
+pub(crate) struct Watchman {
+    state: Mutex<State>,
+    /// Segments that were staged again.
+    again: AtomicU64,
+}
 
 #[derive(Default)]
 struct State {
@@ -26,7 +31,17 @@ struct State {
 
 impl Watchman {
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+        lock(&self.state)
+    }
+
+    /// A segment is staged again.
+    pub(super) fn count(&self) {
+        self.again.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were so far.
+    pub(crate) fn counted(&self) -> u64 {
+        self.again.load(Ordering::Relaxed)
     }
 
     /// Looks after a run for as long as it is in use.
@@ -106,8 +121,12 @@ async fn look_after(core: &Core, staged: &Staged) {
     }
     match (core.restage(staged).await, watch) {
         (Ok(true), _) => tracing::warn!(run = %staged.run, "the store had begun another life"),
-        // Somebody has deleted it.
-        (Ok(false), Some(watch)) if watch.is_missing() => watch.unguard(),
+        (Ok(false), Some(watch)) if watch.is_missing() => {
+            // Somebody has deleted it, unless it has been staged again since.
+            if let Ok(None) = core.store.status(staged.run).await {
+                watch.unguard();
+            }
+        }
         (Ok(false), _) => {}
         (Err(error), Some(watch)) if !error.is_retryable() => watch.break_off(error),
         (Err(error), _) => {

@@ -41,8 +41,6 @@ struct Sky {
     calm: bool,
     store_down: bool,
     cut: BTreeSet<u32>,
-    /// Whether the store may forget: what is not accepted yet would be gone for good.
-    may_forget: bool,
     log: Log,
 }
 
@@ -62,7 +60,6 @@ impl Weather {
             calm: false,
             store_down: false,
             cut: BTreeSet::new(),
-            may_forget: false,
             log: Log::new(seed, keep),
         };
         Arc::new(Self { sky: Mutex::new(sky), crashed: Notify::new() })
@@ -130,10 +127,6 @@ impl Weather {
         sky.calm
     }
 
-    pub(super) fn may_forget(&self) -> bool {
-        self.sky().may_forget
-    }
-
     /// What has happened so far.
     pub(super) fn report(&self) -> Report {
         let sky = self.sky();
@@ -169,11 +162,6 @@ impl Inside {
     /// Nothing more goes wrong; what is going on comes to its end.
     pub fn calm(&self) {
         self.weather.sky().calm = true;
-    }
-
-    /// From now on the store may lose what happened last: everything was accepted.
-    pub fn accepted(&self) {
-        self.weather.sky().may_forget = true;
     }
 
     /// Takes down what the program has seen.

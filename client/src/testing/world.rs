@@ -231,9 +231,6 @@ impl World {
     }
 
     fn cause(&mut self, kind: Kind) {
-        if kind == Kind::Rollback && !self.weather.may_forget() {
-            return;
-        }
         let chosen = self.weather.below(self.members.len());
         let of_worker =
             matches!(kind, Kind::Crash | Kind::Pause | Kind::LoseHost | Kind::Drain | Kind::Cut);
