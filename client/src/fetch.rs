@@ -269,7 +269,12 @@ impl Core {
         if over && self.persist_in(|| self.store.workers()).await?.is_empty() {
             return Err(self.unheld(run, lost));
         }
-        let (descriptor, class) = self.describe(run, task).await?;
+        let (descriptor, class) = match self.describe(run, task).await {
+            Ok(described) => described,
+            // The store has lost the segment since it named the result: it is staged again.
+            Err(_) if self.inspect(run, task).await?.is_none() => return Ok(Found::Pending),
+            Err(error) => return Err(error),
+        };
         let request = [Lost {
             task,
             locator: lost.locator,
