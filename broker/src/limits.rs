@@ -60,6 +60,9 @@ pub const MEMORY_SPILL_PERCENT: u64 = 60;
 pub const MEMORY_HIGH_PERCENT: u64 = 80;
 /// Percent of a worker's memory from which on it runs one task at a time.
 pub const MEMORY_CRITICAL_PERCENT: u64 = 90;
+/// Results of tasks that used others may exceed a worker's memory by the limit divided by this: their
+/// commits free what they used, so a full worker goes on with them, a few at a time.
+pub const MEMORY_RESERVE_PART: u64 = 4;
 /// How long a result waits for memory while none is freed and nothing can be moved to disk; then its
 /// task has failed.
 pub const MEMORY_WAIT: Duration = Duration::from_secs(60);

@@ -87,7 +87,8 @@ async fn what_no_run_knows_of_is_dropped_without_a_message() {
 /// History 15: the only worker has no memory left, so it took nothing, not even what would free some.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_worker_goes_on_with_what_frees_memory() {
-    let memory_bytes = 300 << 10;
+    // Half of the leaves fill it; the ten results that the order of the tree needs at once fit.
+    let memory_bytes = 640 << 10;
     let fleet = Fleet::new(Options { slots: 2, memory_bytes, ..Options::default() }).await;
     let mut layer: Vec<_> = (0..16).map(executions_large::delayed).collect();
     while layer.len() > 1 {

@@ -4,6 +4,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use bolthole_broker::limits;
 use tokio::time::{Instant, timeout_at};
 
 use super::Held;
@@ -46,16 +47,24 @@ impl Drop for Waiting {
 }
 
 impl Held {
-    /// Whether a result of so many bytes fits into memory now. When there is nothing else in memory,
-    /// it does: it is there already, and nothing is gained by refusing it.
-    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+    /// Whether a result of so many bytes fits into memory now. One whose commit may free others, as
+    /// it used some, may take a part of the reserve. When there is nothing else in memory, it fits:
+    /// it is there already, and nothing is gained by refusing it.
+    pub(crate) fn has_room(&self, bytes: u64, frees: bool) -> bool {
         let table = self.inner.table();
-        table.is_bare() || table.memory_bytes().saturating_add(bytes) <= self.inner.memory_bytes
+        let limit = self.inner.memory_bytes;
+        let reserve = if frees { limit / limits::MEMORY_RESERVE_PART } else { 0 };
+        table.is_bare() || table.memory_bytes().saturating_add(bytes) <= limit + reserve
     }
 
     /// Waits until a result of so many bytes fits, for as long as anything else leaves memory; when
     /// nothing does for `patience`, it does not fit.
-    pub(crate) async fn room(&self, bytes: u64, patience: Duration) -> Result<(), NoRoom> {
+    pub(crate) async fn room(
+        &self,
+        bytes: u64,
+        frees: bool,
+        patience: Duration,
+    ) -> Result<(), NoRoom> {
         let _waiting = Waiting::new(self, bytes);
         let mut seen = None;
         let mut since = Instant::now();
@@ -63,7 +72,7 @@ impl Held {
             let mut changed = pin!(self.inner.changed.notified());
             // Enlisted before looking, so that no change is missed in between.
             changed.as_mut().enable();
-            if self.has_room(bytes) {
+            if self.has_room(bytes, frees) {
                 return Ok(());
             }
             let left = self.inner.table().left_bytes();

@@ -249,7 +249,7 @@ async fn a_result_waits_for_memory_while_any_is_freed_and_no_longer() {
     }
     let (wait, bytes) = (Duration::from_secs(60), 2 * SIZE as u64);
     let began = Instant::now();
-    let error = held.room(bytes, wait).await.unwrap_err();
+    let error = held.room(bytes, false, wait).await.unwrap_err();
     assert_eq!(began.elapsed(), wait);
     let used = held.stats().memory_bytes;
     let text = error.to_string();
@@ -263,7 +263,7 @@ async fn a_result_waits_for_memory_while_any_is_freed_and_no_longer() {
             held.drop_key(&key(1, nonce));
         }
     };
-    let (room, ()) = tokio::join!(held.room(2 * bytes, wait), freed);
+    let (room, ()) = tokio::join!(held.room(2 * bytes, false, wait), freed);
     room.unwrap();
     assert_eq!(began.elapsed(), 3 * wait);
     assert_eq!(held.pressure(), Pressure::Normal, "what waits no more is not counted");
@@ -273,6 +273,6 @@ async fn a_result_waits_for_memory_while_any_is_freed_and_no_longer() {
 async fn what_waits_for_memory_drives_others_to_disk() {
     let (_dir, held) = full(5).await;
     assert_eq!(held.stats().spills, 0);
-    held.room(7 * SIZE as u64, Duration::from_secs(60)).await.unwrap();
+    held.room(7 * SIZE as u64, false, Duration::from_secs(60)).await.unwrap();
     assert!(held.stats().spills > 0);
 }

@@ -69,15 +69,18 @@ impl Bench {
         back.into_iter().map(|Waiting(runnable)| runnable.key).collect()
     }
 
-    /// The first task whose resources are free, for this slot.
+    /// The first task whose resources are free, for this slot. While results wait for memory, only
+    /// tasks that use others: they are what frees some.
     pub(super) fn take(&mut self, number: usize) -> Option<Runnable> {
         if self.throttled && !self.running.is_empty() {
             return None;
         }
         let mut passed = Vec::new();
         let mut found = None;
+        let full = !self.aside.is_empty();
         while let Some(Waiting(next)) = self.waiting.pop() {
-            if self.has(&next.info.class().options.resources) {
+            let fills = full && next.info.inputs(&next.ready).is_empty();
+            if !fills && self.has(&next.info.class().options.resources) {
                 found = Some(next);
                 break;
             }
@@ -118,7 +121,7 @@ impl Bench {
                 *free += amount;
             }
         }
-        Ended { replaced, awaited: self.throttled || !taken.is_empty() }
+        Ended { replaced, awaited: self.throttled || replaced || !taken.is_empty() }
     }
 
     /// The slot's attempt waits for memory: another thread is to take the slot. False when as many

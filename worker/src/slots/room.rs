@@ -24,12 +24,13 @@ impl Shared {
         let effect = runnable.info.class().kind == TaskKind::Effect;
         let bytes = value.bytes.len() as u64;
         let held = self.values.held();
-        if effect || !values::is_large(value.bytes.len()) || held.has_room(2 * bytes) {
+        let frees = !runnable.info.inputs(&runnable.ready).is_empty();
+        if effect || !values::is_large(value.bytes.len()) || held.has_room(2 * bytes, frees) {
             return Ok(());
         }
         // The same value twice, as itself and encoded, is a luxury.
         value.typed = None;
-        if held.has_room(bytes) {
+        if held.has_room(bytes, frees) {
             return Ok(());
         }
         tracing::warn!(run = %runnable.key.0, task = %runnable.key.1, bytes, "waits for memory");
@@ -41,7 +42,7 @@ impl Shared {
             self.bench().set_back(number);
         }
         self.wake_all();
-        let room = held.room(bytes, self.memory_wait);
+        let room = held.room(bytes, frees, self.memory_wait);
         match self.spawner.io.block_on(runnable.cancel.run_until_cancelled(room)) {
             None => Err(cancelled()),
             Some(Ok(())) => Ok(()),
