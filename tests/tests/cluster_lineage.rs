@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::slice::from_ref;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use bolthole::{Client, Delayed};
 use bolthole_broker::id::TaskId;
 use bolthole_broker::locator::HeldRecord;
@@ -30,7 +30,7 @@ struct Scene {
     cluster: Cluster,
     client: Client,
     victim: Member,
-    _stays: Member,
+    stays: Member,
     gate: PathBuf,
     opened: Delayed<String>,
 }
@@ -57,7 +57,7 @@ impl Scene {
         let stays = cluster.worker_with("stays", &[("BOLTHOLE_QUEUES", STAYS)]).await?;
         let (client, gate) = (cluster.client().await?, cluster.folder().join("gate"));
         let opened = workload::opened::delayed(gate.to_string_lossy().into_owned()).queue(STAYS);
-        Ok(Self { cluster, client, victim, _stays: stays, gate, opened })
+        Ok(Self { cluster, client, victim, stays, gate, opened })
     }
 
     /// The task that waits for the gate, and then uses these results.
@@ -97,7 +97,10 @@ impl Scene {
         }
         let wrong = times.iter().filter(|(label, n)| **n != *again.get(*label).unwrap_or(&1));
         let wrong: Vec<_> = wrong.collect();
-        ensure!(wrong.is_empty(), "run as often as it should not: {wrong:?}");
+        if !wrong.is_empty() {
+            let log = self.stays.output()?;
+            bail!("run as often as it should not: {wrong:?}; the worker that stays said\n{log}");
+        }
         ensure!(again.keys().all(|label| times.contains_key(label)), "{times:?}");
         let status = self.client.attach("run").await?.status().await?;
         ensure!(status.finished == status.tasks && status.failed == 0, "{status:?}");

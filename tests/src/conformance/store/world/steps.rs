@@ -111,10 +111,14 @@ impl World<'_> {
                 requests.push(LeaseRequest { task, generation, nonce, over });
             }
         }
+        self.take_leases(&requests).await
+    }
+
+    async fn take_leases(&mut self, requests: &[LeaseRequest]) -> anyhow::Result<()> {
         let holder = self.owner;
         let [first, second] = &self.ground.stores;
-        let expected = first.lease(self.run, holder, WORKER_LEASE, &requests).await?;
-        let found = second.lease(self.run, holder, WORKER_LEASE, &requests).await?;
+        let expected = first.lease(self.run, holder, WORKER_LEASE, requests).await?;
+        let found = second.lease(self.run, holder, WORKER_LEASE, requests).await?;
         ensure!(expected.len() == found.len(), "leases: {expected:?} {found:?}");
         for (expected, found) in expected.iter().zip(&found) {
             let both_early =
@@ -177,6 +181,9 @@ impl World<'_> {
                 // Never due, or long due: nothing depends on which clock is ahead.
                 delay_ms: if self.draw.one_in(3) { 600_000 } else { 0 },
             };
+            if let Some(nonce) = retry.lease.filter(|_| self.draw.one_in(2)) {
+                self.take_leases(&[LeaseRequest { task, generation, nonce, over: None }]).await?;
+            }
             let [first, second] = &self.ground.stores;
             let expected = first.retry(self.run, &retry).await?;
             let found = second.retry(self.run, &retry).await?;
