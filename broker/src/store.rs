@@ -248,6 +248,10 @@ dispatch! {
     unstage(run: RunId, segment: u32) -> ();
     /// Finishes tasks.
     commit(run: RunId, commit: &Commit) -> Committed;
+    /// The same if the store is in this life still. In another one, which may have forgotten what the
+    /// results were computed from, `None`, and nothing is written; only a commit that the store has
+    /// not forgotten is answered again.
+    commit_in(run: RunId, life: &Epoch, commit: &Commit) -> Option<Committed>;
     /// Notes a failed attempt and when the next one may start.
     retry(run: RunId, retry: &Retry) -> Retried;
     /// Makes tasks pending whose results are lost, in the order given: consumers before the inputs

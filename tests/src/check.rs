@@ -128,10 +128,6 @@ pub struct Left {
 pub struct History {
     /// What a failed task meant for the rest.
     pub policy: FailurePolicy,
-    /// Whether the store has come back without its last changes. Workers then commit what they had
-    /// computed from results of a past that it does not have: those are computed again, and come out
-    /// the same.
-    pub rolled_back: bool,
     /// Whether a client may have cancelled the run.
     pub may_be_cancelled: bool,
     /// What should have happened.

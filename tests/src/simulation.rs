@@ -100,10 +100,6 @@ impl Case {
             Err(error) => findings.push(format!("the simulation cannot start: {error}")),
         }
         let report = simulation.report().clone();
-        if report.faults.contains_key(Kind::Rollback.name()) {
-            // A commit that crosses a rollback may use what it undid: it does not carry the epoch.
-            findings.retain(|finding| !finding.ends_with(" was consumed, and never committed"));
-        }
         repeats(&report, &mut findings);
         let tasks = dag.nodes.len();
         Self { seed, faults, tasks, report, changes, staged_again, findings }

@@ -5,24 +5,27 @@ use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{Commit, Committed, End, Finished};
 use bolthole_broker::state::{RunState, StateByte, TaskState};
-use bolthole_broker::store::{Error, Store};
+use bolthole_broker::store::{Epoch, Error, Store};
 use bytes::Bytes;
 
 /// Sends a commit. When an earlier try of it may have been carried out, a run that has ended since,
 /// perhaps by it, says nothing about its results: the tasks themselves do. Locators of results that
-/// are stored or held by another attempt are not told: they may read like those of ours.
+/// are stored or held by another attempt are not told: they may read like those of ours. `None` when
+/// the store has begun another life than the one in which all this was computed.
 pub(crate) async fn send_commit(
     store: &Store,
     run: RunId,
+    life: &Epoch,
     commit: &Commit,
     repeated: bool,
-) -> Result<Committed, Error> {
+) -> Result<Option<Committed>, Error> {
     failpoint::reach(Point::CommitBeforeSend).await;
-    let reply = store.commit(run, commit).await?;
+    let reply = store.commit_in(run, life, commit).await?;
     failpoint::try_reach(Point::CommitAfterReply).await.map_err(|error| Error::Unanswered {
         address: "a failpoint".to_owned(),
         reason: error.to_string(),
     })?;
+    let Some(reply) = reply else { return Ok(None) };
     let ended = |state: &RunState| !matches!(state, RunState::Cancelled | RunState::Purging);
     let doubtful = match &reply {
         Committed::Written { .. } => false,
@@ -33,7 +36,7 @@ pub(crate) async fn send_commit(
         Committed::NotRunning(state) => repeated && state.as_ref().is_some_and(ended),
     };
     if !doubtful {
-        return Ok(reply);
+        return Ok(Some(reply));
     }
     let task = |finished: &Finished| TaskId::new(commit.segment, finished.index);
     let tasks: Vec<TaskId> = commit.finished.iter().map(task).collect();
@@ -50,9 +53,9 @@ pub(crate) async fn send_commit(
     let standing: Vec<(StateByte, Locator)> = standing.collect();
     let over = matches!(reply, Committed::NotRunning(_));
     if over && standing.iter().all(|(state, _)| state.state() == TaskState::Pending) {
-        return Ok(reply);
+        return Ok(Some(reply));
     }
-    Ok(Committed::Superseded(standing))
+    Ok(Some(Committed::Superseded(standing)))
 }
 
 /// Deletes outbox entries whose releases are all published or committed.

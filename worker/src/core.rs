@@ -146,6 +146,9 @@ struct Flight {
     earlier: Option<[u8; 16]>,
     /// Its delivery was lost while it was being prepared: another worker may have it by now.
     doubtful: bool,
+    /// Its commit was under way when the store turned out to have forgotten what it was computed
+    /// from.
+    outlived: bool,
 }
 
 /// What the core must know of the worker it decides for.
@@ -342,6 +345,7 @@ impl Core {
             depth,
             continued: Vec::new(),
             void: false,
+            outlived: false,
             rung: false,
             earlier: None,
             doubtful: false,

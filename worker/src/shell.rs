@@ -11,8 +11,7 @@ use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{Incarnation, RunId};
 use bolthole_broker::limits;
 use bolthole_broker::parcel::Parcel;
-use bolthole_broker::presence::Presence;
-use bolthole_broker::queue::{Consumer, Delivery, Event, Settler, Tag};
+use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
 use bolthole_broker::run::{Commit, Committed, End, LeaseRequest, Leased, OutboxId};
 use bolthole_broker::store::Epoch;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +54,8 @@ pub(crate) enum Drain {
 enum Answer {
     Prepared(Vec<(Key, Prepared)>),
     Committed(OutboxId, Committed),
+    /// The store is in another life than this, in which the commit was made.
+    Outlived(OutboxId, Epoch),
     Published(Publish, bool),
     Leased(RunId, Vec<(LeaseRequest, Leased)>),
     Retried(Key),
@@ -70,6 +71,8 @@ pub(crate) struct Shell {
     takeover: Arc<Takeover>,
     inherited: mpsc::Receiver<Inheritance>,
     life: watch::Receiver<Epoch>,
+    /// The life with which all that is here was compared, or is being compared.
+    compared: Epoch,
     consumer: Consumer,
     settler: Settler,
     in_flight: InFlight,
@@ -98,6 +101,7 @@ impl Shell {
     ) -> Self {
         let (answers, inbox) = mpsc::channel(ANSWERS_MAX);
         let settler = consumer.settler();
+        let compared = life.borrow().clone();
         Self {
             core,
             slots,
@@ -106,6 +110,7 @@ impl Shell {
             takeover,
             inherited,
             life,
+            compared,
             consumer,
             settler,
             in_flight,
@@ -232,6 +237,7 @@ impl Shell {
                 }
                 self.core.on_committed(id, reply, &*known, blocked, now)
             }
+            Answer::Outlived(id, life) => self.core.on_outlived(id, life == self.compared, now),
             Answer::Published(publish, confirmed) => {
                 let pulse = &self.pulse;
                 let counter = if confirmed { &pulse.published } else { &pulse.unpublished };
@@ -273,19 +279,6 @@ impl Shell {
                 self.perform(effects).await;
             }
         }
-    }
-
-    /// Beside the loop: a worker may be gone.
-    fn take_over(&self, presence: &[u8], tag: Tag) {
-        let (takeover, settler) = (Arc::clone(&self.takeover), self.settler.clone());
-        let presence = Presence::decode(presence);
-        self.tracker.spawn(async move {
-            match presence {
-                Ok(presence) => takeover.on_absent(&presence).await,
-                Err(error) => tracing::warn!(%error, "a presence is not understood"),
-            }
-            settler.ack(tag).await;
-        });
     }
 
     async fn take_delivery(&mut self, delivery: Delivery) {

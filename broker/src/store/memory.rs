@@ -213,6 +213,21 @@ impl Memory {
         Ok(reply.unwrap_or(Committed::NotRunning(None)))
     }
 
+    pub(super) async fn commit_in(
+        &self,
+        run: RunId,
+        life: &Epoch,
+        commit: &Commit,
+    ) -> Result<Option<Committed>, Error> {
+        let same = self.epoch().await? == *life;
+        let act = |run: &mut Run, now_ms| run.commit_in(same, commit, now_ms);
+        let reply = change!(self, run, act, |reply| match reply {
+            Some(reply) => Call::commit(commit, reply),
+            None => Call::Refused("commit".to_owned()),
+        });
+        Ok(reply.unwrap_or(Some(Committed::NotRunning(None))))
+    }
+
     pub(super) async fn retry(&self, run: RunId, retry: &Retry) -> Result<Retried, Error> {
         let act = |run: &mut Run, now_ms| run.retry(retry, now_ms);
         let reply = change!(self, run, act, |reply| Call::Retry(retry.clone(), *reply));

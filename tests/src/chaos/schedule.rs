@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bolthole::FailurePolicy;
 use serde::{Deserialize, Serialize};
 
-use super::fault::{Fault, Harm, Redis};
+use super::fault::{Fault, Harm};
 use crate::dag::Dag;
 
 /// One play.
@@ -50,12 +50,6 @@ impl Schedule {
     /// Whether it needs servers that nobody else uses.
     pub fn harms_servers(&self) -> bool {
         self.faults.iter().any(|fault| matches!(fault.harm, Harm::Rabbit(_) | Harm::Redis(_)))
-    }
-
-    /// Whether Redis comes back without its last changes.
-    pub fn rolls_back(&self) -> bool {
-        let rolls_back = |harm: &Harm| matches!(harm, Harm::Redis(Redis::RollBack(_)));
-        self.faults.iter().any(|fault| rolls_back(&fault.harm))
     }
 
     /// How often a body may be repeated because of its faults, at the most: see [`Harm::repeats`].

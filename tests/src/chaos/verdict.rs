@@ -73,7 +73,6 @@ pub(super) async fn judge(play: &mut Play<'_>, expected: Expected) -> anyhow::Re
     let (pair, logs) = (play.servers.pair(), logs(&folder)?);
     Ok(History {
         policy: play.schedule.policy,
-        rolled_back: play.schedule.rolls_back(),
         may_be_cancelled: matches!(play.schedule.manner, Manner::Cancel(_)),
         expected,
         repeats: play.schedule.repeats() + hiccups(&logs),

@@ -22,7 +22,6 @@ fn good() -> History {
     ];
     History {
         policy: FailurePolicy::Continue,
-        rolled_back: false,
         may_be_cancelled: false,
         expected: Expected { acts: acts.clone().into(), outputs: vec![Some(20)] },
         repeats: 0,

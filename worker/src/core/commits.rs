@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::locator::Locator;
-use bolthole_broker::run::{Commit, Committed, Finished, OutboxId, Ready};
+use bolthole_broker::run::{Commit, Committed, OutboxId, Ready};
 use bolthole_broker::state::{RunState, StateByte, TaskState};
 use tokio::time::Instant;
 
-use super::batch::Entry;
 use super::{Core, Describe, Effect, Publish, Stage, Ticket};
 use crate::flight::{Doubt, Key, TaskInfo, Wanted};
 
 impl Core {
     /// Commits that are due; `starving` when a slot has nothing to run.
     pub(crate) fn due_commits(&mut self, now: Instant, starving: bool) -> Vec<Effect> {
-        if self.life.unsure > 0 {
+        if self.life.holds_commits() {
             return Vec::new();
         }
         let due = self.batches.take_due(now, starving);
@@ -30,7 +29,7 @@ impl Core {
 
     /// When to look for due commits again.
     pub(crate) fn next_commit(&self) -> Option<Instant> {
-        self.batches.next_due().filter(|_| self.life.unsure == 0)
+        self.batches.next_due().filter(|_| !self.life.holds_commits())
     }
 
     /// A commit was answered. `blocked` when the queue takes no messages: then all that was
@@ -214,7 +213,7 @@ impl Core {
             let strict = super::batch::stands_alone(&finished.end, commit.spawn.as_ref());
             let again = pending && state.generation() == finished.generation && !strict;
             if again {
-                self.commit_again(key, finished, now);
+                self.finish(key, finished.end, None, now);
             } else if !pending && self.is_mine(key, *locator) {
                 if let Some(flight) = self.land(key) {
                     effects.push(Effect::Confirm(vec![(key, flight.nonce)]));
@@ -227,17 +226,39 @@ impl Core {
         }
     }
 
-    fn commit_again(&mut self, key: Key, finished: Finished, now: Instant) {
-        let Some(flight) = self.flights.get(&key) else { return };
-        let Some(info) = flight.info.as_ref() else { return };
-        let entry = Entry {
-            finished,
-            successors: info.descriptor().successors.clone(),
-            inputs: info.inputs(&flight.ready).to_vec(),
-            alone: false,
-            spawn: None,
-        };
-        self.batches.add(key.0, key.1.segment(), entry, now);
+    /// The store has begun another life since the commit was made, and has not taken it. What is still
+    /// sound is committed again once all was compared; `unnoticed` when nobody here knows of that
+    /// life yet.
+    pub(crate) fn on_outlived(
+        &mut self,
+        id: OutboxId,
+        unnoticed: bool,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some((run, commit)) = self.committing.remove(&id) else { return effects };
+        self.batches.answered(run, commit.segment, now);
+        self.life.held |= unnoticed && self.life.unsure == 0;
+        let commit = Arc::unwrap_or_clone(commit);
+        for sequence in &commit.settled {
+            self.batches.settle(run, *sequence);
+        }
+        for finished in commit.finished {
+            let key = (run, TaskId::new(commit.segment, finished.index));
+            let Some(flight) = self.flights.get(&key) else { continue };
+            if flight.stage != Stage::Finished {
+                continue;
+            }
+            if flight.outlived {
+                self.drop_result(key, &mut effects);
+                let unused = commit.spawn.map(|(segment, _)| Effect::Unstage { run, segment });
+                effects.extend(unused);
+            } else {
+                self.finish(key, finished.end, commit.spawn, now);
+            }
+        }
+        self.settle_deliveries(now, &mut effects);
+        effects
     }
 
     /// Whether the committed locator is the one of this attempt: its own commit, whose answer was

@@ -39,10 +39,17 @@ pub(crate) struct Compared {
 pub(super) struct Life {
     /// Lives that the store has begun with which what is here was not yet compared.
     pub(super) unsure: u32,
+    /// Whether the store has refused a commit because of a life that nobody here has seen yet.
+    pub(super) held: bool,
     recent: VecDeque<Recent>,
 }
 
 impl Life {
+    /// Whether what is here may have been computed from what is undone.
+    pub(super) fn holds_commits(&self) -> bool {
+        self.unsure > 0 || self.held
+    }
+
     /// A commit was written: should the store forget it, its results can be had again. Not those of
     /// tasks that have submitted others: these would be missing.
     pub(super) fn note(&mut self, commit: &Commit, key: Key, flight: Flight, now: Instant) {
@@ -74,6 +81,7 @@ impl Core {
         &mut self,
     ) -> (Vec<Effect>, BTreeMap<RunId, BTreeSet<TaskId>>, Vec<Recent>) {
         self.life.unsure += 1;
+        self.life.held = false;
         let mut leases: BTreeMap<RunId, Vec<LeaseRequest>> = BTreeMap::new();
         let mut inputs: BTreeMap<RunId, BTreeSet<TaskId>> = BTreeMap::new();
         for ((run, task), flight) in &mut self.flights {
@@ -106,6 +114,8 @@ impl Core {
         for key in doomed {
             if !self.is_under_way(key) {
                 self.drop_result(key, &mut effects);
+            } else if let Some(flight) = self.flights.get_mut(&key) {
+                flight.outlived = true;
             }
         }
         for Recent { key, ready, info, nonce, result, .. } in offers {

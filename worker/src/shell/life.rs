@@ -14,6 +14,7 @@ impl Shell {
     /// Until the answer nothing is committed; what a message says is checked.
     pub(super) async fn begin_life(&mut self) {
         let epoch = self.life.borrow_and_update().clone();
+        self.compared.clone_from(&epoch);
         let (effects, inputs, recent) = self.core.on_new_life();
         self.perform(effects).await;
         let preparer = Arc::clone(&self.preparer);

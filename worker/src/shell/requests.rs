@@ -9,6 +9,8 @@ use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::Locator;
+use bolthole_broker::presence::Presence;
+use bolthole_broker::queue::Tag;
 use bolthole_broker::run::{Commit, Committed, FreedResult, LeaseRequest, Ready, Retried, Retry};
 use bolthole_broker::state::RunState;
 use bolthole_broker::store::Store;
@@ -30,12 +32,13 @@ impl Shell {
         let answers = self.answers.clone();
         let stop = self.preparer.stop.clone();
         let copier = Arc::clone(&self.preparer.copier);
+        let life = self.compared.clone();
         self.tracker.spawn(async move {
             let commit = copier.secure(run, commit).await;
             let mut wait = STORE_WAIT.0;
             let mut repeated = false;
             let reply = loop {
-                match send_commit(&store, run, &commit, repeated).await {
+                match send_commit(&store, run, &life, &commit, repeated).await {
                     Ok(reply) => break reply,
                     Err(error) if error.is_retryable() && !stop.is_cancelled() => {
                         tracing::warn!(%run, %error, "a commit was not answered; repeating it");
@@ -46,11 +49,15 @@ impl Shell {
                     Err(error) => {
                         tracing::error!(%run, %error, "a commit was refused");
                         // The run may be well: its other results here are kept.
-                        break Committed::NotRunning(Some(RunState::Failed));
+                        break Some(Committed::NotRunning(Some(RunState::Failed)));
                     }
                 }
             };
-            let _ = answers.send(Answer::Committed(commit.outbox, reply)).await;
+            let answer = match reply {
+                Some(reply) => Answer::Committed(commit.outbox, reply),
+                None => Answer::Outlived(commit.outbox, life),
+            };
+            let _ = answers.send(answer).await;
         });
     }
 
@@ -95,6 +102,19 @@ impl Shell {
                     tracing::debug!(%run, %error, "a holder was not told; its sweep will find them");
                 }
             }
+        });
+    }
+
+    /// A worker may be gone.
+    pub(super) fn take_over(&self, presence: &[u8], tag: Tag) {
+        let (takeover, settler) = (Arc::clone(&self.takeover), self.settler.clone());
+        let presence = Presence::decode(presence);
+        self.tracker.spawn(async move {
+            match presence {
+                Ok(presence) => takeover.on_absent(&presence).await,
+                Err(error) => tracing::warn!(%error, "a presence is not understood"),
+            }
+            settler.ack(tag).await;
         });
     }
 

@@ -67,6 +67,19 @@ impl Run {
         Committed::Written { ready, freed, run: self.state }
     }
 
+    /// The same if this is the life of the store in which the results were computed. If not, what
+    /// they were computed from may have been undone: only a commit that is remembered is answered.
+    pub fn commit_in(
+        &mut self,
+        same_life: bool,
+        commit: &Commit,
+        now_ms: u64,
+    ) -> Option<Committed> {
+        let remembered = self.outbox.contains_key(&commit.outbox);
+        let decided = same_life || remembered || !self.state.is_running();
+        decided.then(|| self.commit(commit, now_ms))
+    }
+
     /// Whether every task is pending at the generation that was computed, and no failure or effect
     /// comes from an attempt that has lost its lease.
     fn is_fresh(&self, commit: &Commit, now_ms: u64) -> bool {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use redis::Value;
 
-use super::decode::{self, DONE, OTHER, Reply, UNKNOWN};
+use super::decode::{self, DONE, OTHER, OTHER_LIFE, Reply, UNKNOWN};
 use super::{Redis, bytes, list};
 use crate::audit::{Call, Entry};
 use crate::id::{Incarnation, TaskId};
@@ -87,6 +87,7 @@ fn call(op: &str, arguments: &[&[u8]], reply: &[u8]) -> Result<Call, Error> {
     let reply = Reply::new(reply)?;
     let first = Reader::new(arguments.first().copied().unwrap_or_default());
     Ok(match (op, reply.code) {
+        ("commit", OTHER_LIFE) => Call::Refused(op.to_owned()),
         ("commit", _) => Call::Commit(commit(arguments)?, decode::committed(reply)?),
         ("retry", OTHER | UNKNOWN) => Call::Retry(retry(first)?, Retried::Stale),
         ("retry", DONE) => {

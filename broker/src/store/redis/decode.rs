@@ -39,6 +39,7 @@ pub(super) const NOT_OPEN: u8 = 2;
 pub(super) const OTHER: u8 = 3;
 pub(super) const MALFORMED: u8 = 4;
 pub(super) const AGAIN: u8 = 5;
+pub(super) const OTHER_LIFE: u8 = 6;
 
 impl<'a> Reply<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, Error> {

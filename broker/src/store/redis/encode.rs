@@ -9,6 +9,7 @@ use crate::run::{
     Revive, Setback, Stage, Tally,
 };
 use crate::state::{FORWARDED, StateByte, TaskState};
+use crate::store::Epoch;
 
 /// Places of a group between two tasks that are named; reading them costs less than a new group.
 const GAP_MAX: u16 = 32;
@@ -109,7 +110,7 @@ pub(super) fn activate(activate: &Activate) -> [Vec<u8>; 2] {
 }
 
 /// `commit`: all arguments.
-pub(super) fn commit(commit: &Commit) -> Vec<Vec<u8>> {
+pub(super) fn commit(commit: &Commit, life: Option<&Epoch>) -> Vec<Vec<u8>> {
     let failed = commit.finished.iter().filter(|one| matches!(one.end, End::Failed { .. })).count();
     let mut fixed = commit.segment.to_be_bytes().to_vec();
     fixed.extend(small(commit.finished.len()));
@@ -117,6 +118,7 @@ pub(super) fn commit(commit: &Commit) -> Vec<Vec<u8>> {
     let (spawned, digest) = commit.spawn.unwrap_or_default();
     fixed.extend(spawned.to_be_bytes());
     fixed.extend(digest);
+    fixed.extend(life.map(|life| life.0.as_bytes()).unwrap_or_default());
     let settled = commit
         .settled
         .iter()

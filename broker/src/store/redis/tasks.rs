@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::decode::{self, DONE, Reply, UNKNOWN};
+use super::decode::{self, DONE, OTHER_LIFE, Reply, UNKNOWN};
 use super::library::Function;
 use super::{NONE, Redis, bytes, encode, list, optional_bytes};
 use crate::args::BlobDigest;
@@ -15,7 +15,7 @@ use crate::run::{
     Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Mend, Ready,
     Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, Stage, Tally, TaskStatus,
 };
-use crate::store::Error;
+use crate::store::{Epoch, Error};
 
 /// Tasks of one call of a reader or of `unpin`.
 const TASKS_PER_CALL: usize = 1_000;
@@ -59,8 +59,19 @@ impl Redis {
         run: RunId,
         commit: &Commit,
     ) -> Result<Committed, Error> {
-        let reply = self.call(run, Function::COMMIT, &encode::commit(commit)).await?;
+        let reply = self.call(run, Function::COMMIT, &encode::commit(commit, None)).await?;
         decode::committed(Reply::new(&reply)?)
+    }
+
+    pub(in crate::store) async fn commit_in(
+        &self,
+        run: RunId,
+        life: &Epoch,
+        commit: &Commit,
+    ) -> Result<Option<Committed>, Error> {
+        let reply = self.call(run, Function::COMMIT, &encode::commit(commit, Some(life))).await?;
+        let reply = Reply::new(&reply)?;
+        (reply.code != OTHER_LIFE).then(|| decode::committed(reply)).transpose()
     }
 
     pub(in crate::store) async fn retry(

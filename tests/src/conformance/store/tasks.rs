@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bolthole_broker::clock;
-use bolthole_broker::id::{TaskId, WorkerIndex};
+use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{
@@ -13,7 +13,7 @@ use bolthole_broker::run::{
     Relocation, Retried, Retry, Setback, Stage,
 };
 use bolthole_broker::state::{PINNED, RunState, TaskState};
-use bolthole_broker::store::{Error, Store};
+use bolthole_broker::store::{Epoch, Error, Store};
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
@@ -65,6 +65,28 @@ pub async fn staged_again(store: &Store) -> anyhow::Result<()> {
         store.chunks(sample.run, &[(0, 0), (0, 1)]).await?[0].as_deref() == Some(&b"chunk"[..])
     );
     store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// What was computed in another life of the store is not committed; what it remembers is answered.
+pub async fn lives(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 3).await?;
+    let (run, now, other) = (sample.run, store.epoch().await?, Epoch("another".to_owned()));
+    let (first, second) = (sample.finish(&[0]), sample.finish(&[1]));
+    ensure!(store.commit_in(run, &other, &first).await?.is_none());
+    let status = store.inspect(run, &[task(0)]).await?.remove(0).context("no task")?;
+    ensure!(status.state.state() == TaskState::Pending, "{status:?}");
+    let written = store.commit_in(run, &now, &first).await?;
+    ensure!(matches!(written, Some(Committed::Written { .. })), "{written:?}");
+    let again = store.commit_in(run, &other, &first).await?;
+    ensure!(matches!(again, Some(Committed::Written { .. })), "it is remembered: {again:?}");
+    ensure!(store.commit_in(run, &other, &second).await?.is_none());
+    let unknown = store.commit_in(RunId::new(0, 1), &other, &second).await?;
+    ensure!(unknown == Some(Committed::NotRunning(None)), "{unknown:?}");
+    store.cancel(run, "no more").await?;
+    let over = store.commit_in(run, &other, &second).await?;
+    ensure!(over == Some(Committed::NotRunning(Some(RunState::Cancelled))), "{over:?}");
+    store.purge(run).await?;
     Ok(())
 }
 

@@ -1,4 +1,5 @@
--- commit: 1 fixed (segment u32, count u16, failed u16, spawned segment u32 or 0, its digest 16)
+-- commit: 1 fixed (segment u32, count u16, failed u16, spawned segment u32 or 0, its digest 16, then
+--     the life of the server in which it was computed, or nothing)
 --   2 outbox field             3 runs of finished tasks (first u16, length u16)*
 --   4 state bytes expected     5 state bytes to write           6 locators
 --   7 releases, 8 consumed: groups (segment u32, first u16, span u16, a count u8 for each place)*
@@ -7,7 +8,14 @@
 --   10 segments touched u32*   11 settled outbox fields, separated by blanks
 --   12.. records: bucket number, count, then as many of index, value; again
 -- Answers 0 run state u8, length u32 of the ready, these, what was freed | 3 (state u8, locator)*
--- when some are not to be finished like this | 1, 2 as ever.
+-- when some are not to be finished like this | 6 when it is another life | 1, 2 as ever.
+
+-- The life of this server, found out once in it.
+local life
+local function is_life(of)
+  life = life or string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  return of == life
+end
 
 -- Whether a consumed list names the task of 6 bytes.
 local function names(groups, task)
@@ -347,7 +355,8 @@ define('commit', {'allow-oom'}, function(keys, args)
   local again = call('HGET', outbox, args[2])
   if again then return '\0' .. char(r.state) .. pack('>I4', #again) .. again end
 
-  local k, count, failed, spawn, digest = take('>I4I2I2I4c16', args[1])
+  local k, count, failed, spawn, digest, at = take('>I4I2I2I4c16', args[1])
+  if at <= #args[1] and not is_life(sub(args[1], at)) then return '\6' end
   local a = active(r, k)
   if not a then return standing(r, a, args[3]) end
   local spawned = spawn > 0 and load_arena(r, spawn)
