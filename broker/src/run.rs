@@ -85,6 +85,9 @@ pub enum Refused {
     /// Its columns contradict each other, or an edge does not go from a lower id to a higher one.
     #[error("the segment is malformed: {0}")]
     Malformed(&'static str),
+    /// Its client has staged more than the run has.
+    #[error("the store has lost the last segments of the run")]
+    Incomplete,
 }
 
 /// Makes a staged segment part of the run, a slice of its edges from earlier segments at a time.

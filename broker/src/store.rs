@@ -289,6 +289,8 @@ dispatch! {
     unpin(run: RunId, tasks: &[TaskId]) -> Vec<FreedResult>;
     /// No more segments will come from the client.
     close(run: RunId) -> Option<RunState>;
+    /// The same, refused if the run does not have that many segments: the store has lost some.
+    close_whole(run: RunId, segments: u32) -> Option<RunState>;
     /// Ends the run.
     cancel(run: RunId, reason: &str) -> Option<RunState>;
     /// A sign of life of the client.

@@ -181,7 +181,13 @@ impl Seen {
         if commit.finished.iter().all(|finished| without(&finished.end)) {
             for (input, _) in &commit.consumed {
                 if !self.results.contains(input) {
-                    wrong.push(format!("input {input} was consumed, and never committed"));
+                    let by = commit.finished.iter().map(|finished| finished.index);
+                    let by: Vec<String> = by.map(|index| index.to_string()).collect();
+                    wrong.push(format!(
+                        "input {input} was consumed by {}:{}, and never committed",
+                        commit.segment,
+                        by.join(",")
+                    ));
                 }
             }
         }

@@ -228,13 +228,16 @@ impl Run {
         freed
     }
 
-    /// No more segments will come from the client.
-    pub fn close(&mut self, now_ms: u64) -> RunState {
+    /// No more segments will come from the client, which has staged so many.
+    pub fn close(&mut self, segments: u32, now_ms: u64) -> Result<RunState, Refused> {
         if self.state == RunState::Open {
+            if segments > 0 && self.active(segments - 1).is_none() {
+                return Err(Refused::Incomplete);
+            }
             self.state = RunState::Closed;
             self.end_if_finished(now_ms);
         }
-        self.state
+        Ok(self.state)
     }
 
     /// Ends the run: what has not been committed never will be.

@@ -367,7 +367,20 @@ impl Memory {
     }
 
     pub(super) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        Ok(change!(self, run, Run::close, |state| Call::Steer(*state)))
+        self.close_whole(run, 0).await
+    }
+
+    pub(super) async fn close_whole(
+        &self,
+        run: RunId,
+        segments: u32,
+    ) -> Result<Option<RunState>, Error> {
+        let act = |run: &mut Run, now_ms| run.close(segments, now_ms);
+        let closed = change!(self, run, act, |closed| match closed {
+            Ok(state) => Call::Steer(*state),
+            Err(_) => Call::Refused("close".to_owned()),
+        });
+        Ok(closed.transpose()?)
     }
 
     pub(super) async fn cancel(&self, run: RunId, reason: &str) -> Result<Option<RunState>, Error> {

@@ -40,6 +40,7 @@ pub(super) const OTHER: u8 = 3;
 pub(super) const MALFORMED: u8 = 4;
 pub(super) const AGAIN: u8 = 5;
 pub(super) const OTHER_LIFE: u8 = 6;
+pub(super) const INCOMPLETE: u8 = 7;
 
 impl<'a> Reply<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, Error> {
@@ -57,6 +58,7 @@ impl<'a> Reply<'a> {
             },
             OTHER => Refused::Conflict.into(),
             MALFORMED => Refused::Malformed(reason(self.rest.byte("reason").ok())).into(),
+            INCOMPLETE => Refused::Incomplete.into(),
             code => Error::Corrupt(format!("a function answered with code {code}")),
         }
     }

@@ -22,7 +22,7 @@ macro_rules! audit {
 /// version of the protocol functions are added and mended, but none is removed, and none changes what
 /// it takes and answers.
 pub(super) const CODE: &str = concat!(
-    "#!lua name=bh_v1\n-- revision 2\n",
+    "#!lua name=bh_v1\n-- revision 3\n",
     include_str!("functions/prelude.lua"),
     audit!(),
     include_str!("functions/open.lua"),
@@ -178,6 +178,7 @@ mod tests {
     const REVISIONS: &[(u32, &str)] = &[
         (1, "002c6039df92f05723cacaef94be1f8a9f47389bf8951b74974391ee132418e3"),
         (2, "cea2bc8d3bb8712e7122fc5b2d6ba0e65f46da9148af619750bf7e32a22053af"),
+        (3, "73fb39bb316d81782a791cf697eaace69bf4d9d337d76ea4d1f9c81e971d6091"),
     ];
 
     #[test]

@@ -201,7 +201,15 @@ impl Redis {
     }
 
     pub(in crate::store) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        self.state_after(run, Function::CLOSE, NONE).await
+        self.close_whole(run, 0).await
+    }
+
+    pub(in crate::store) async fn close_whole(
+        &self,
+        run: RunId,
+        segments: u32,
+    ) -> Result<Option<RunState>, Error> {
+        self.state_after(run, Function::CLOSE, &[segments.to_be_bytes()]).await
     }
 
     pub(in crate::store) async fn cancel(

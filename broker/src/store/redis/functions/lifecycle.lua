@@ -36,11 +36,14 @@ define('unpin', {'allow-oom'}, function(keys, args)
   return '\0' .. concat(freed)
 end)
 
--- close, cancel (1 why), keep_alive: 0 and the state of the run.
-define('close', {'allow-oom'}, function(keys)
+-- close (1 segments u32 that it must have), cancel (1 why), keep_alive: 0 and the state of the run |
+-- 7 when it lacks some.
+define('close', {'allow-oom'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
   if r.state == OPEN then
+    local wanted = take('>I4', args[1])
+    if wanted > 0 and not active(r, wanted - 1) then return '\7' end
     check_ending(r)
     r.state = CLOSED
     end_if_finished(r)
