@@ -175,6 +175,7 @@ impl From<store::Error> for Error {
             store::Error::Refused(Refused::Unknown) => ErrorKind::Gone,
             store::Error::Refused(Refused::NotOpen(_)) => ErrorKind::Closed,
             store::Error::Refused(Refused::Conflict) => ErrorKind::Conflict,
+            store::Error::Refused(Refused::Incomplete) => ErrorKind::StoreLost,
             _ => ErrorKind::Store,
         };
         let hints = [error.is_retryable(), error.is_ambiguous()];

@@ -57,8 +57,8 @@ impl Staged {
         self.log().unpin(tasks);
     }
 
-    /// No more segments will come.
-    pub(crate) fn close(&self) {
+    /// The run takes no more segments, and the store knows.
+    pub(crate) fn keep_closed(&self) {
         self.log().closed = true;
     }
 
@@ -108,23 +108,44 @@ impl Core {
         blobs: Vec<(BlobDigest, Bytes)>,
     ) -> Result<()> {
         let kept = staged.keep(segment, blobs);
+        self.restaging_if_lost(staged, || self.stage_kept(staged.run, &kept)).await
+    }
+
+    /// No more segments of the run will come from this client. A store that has begun another life
+    /// meanwhile gets what it has lost before it hears that.
+    pub(crate) async fn close_staged(&self, staged: &Staged) -> Result<()> {
+        staged.keep_closed();
+        self.restaging_if_lost(staged, || self.close_whole(staged)).await
+    }
+
+    async fn close_whole(&self, staged: &Staged) -> Result<()> {
+        let segments = staged.log().staged();
+        self.persist_in(|| self.store.close_whole(staged.run, segments)).await?;
+        Ok(())
+    }
+
+    /// Does something to a run, and when the store refuses it because it has begun another life,
+    /// again, after it was given what it had lost of the run.
+    async fn restaging_if_lost<F>(&self, staged: &Staged, act: impl Fn() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+    {
         loop {
             let epoch = staged.epoch.lock().await.clone();
-            match self.stage_kept(staged.run, &kept).await {
+            match act().await {
                 Err(error) if !error.is_retryable() => {
                     self.restage(staged).await?;
                     if *staged.epoch.lock().await == epoch {
                         return Err(error);
                     }
                 }
-                staged => return staged,
+                done => return done,
             }
         }
     }
 
     async fn stage_kept(&self, run: RunId, kept: &Kept) -> Result<()> {
-        self.put_blobs(run, &kept.blobs).await?;
-        self.stage(run, &kept.segment).await
+        self.stage(run, &kept.segment, &kept.blobs).await
     }
 
     /// Stages again what the store has lost of a run since it began another life; whether it has.
@@ -186,7 +207,7 @@ impl Core {
         if let Some(reason) = cancelled {
             self.persist_in(|| self.store.cancel(run, &reason)).await?;
         } else if closed {
-            self.persist_in(|| self.store.close(run)).await?;
+            self.close_whole(staged).await?;
         }
         if let Some(watch) = staged.watch.upgrade() {
             watch.begin_again(&self.runtime);

@@ -30,8 +30,29 @@ impl Core {
         Ok(())
     }
 
-    /// Makes a segment part of the run and rings for what is ready. May be repeated.
-    pub(crate) async fn stage(&self, run: RunId, segment: &Segment) -> Result<()> {
+    /// Makes a segment part of the run, with the large arguments that it needs, and rings for what is
+    /// ready. May be repeated.
+    pub(crate) async fn stage(
+        &self,
+        run: RunId,
+        segment: &Segment,
+        blobs: &[(BlobDigest, Bytes)],
+    ) -> Result<()> {
+        // A store that comes back without the arguments must be without the segment, too.
+        while !blobs.is_empty() {
+            let life = self.epoch_now().await?;
+            self.put_blobs(run, blobs).await?;
+            self.write(run, segment).await?;
+            if self.epoch_now().await? == life {
+                return self.begin(run, segment).await;
+            }
+        }
+        self.write(run, segment).await?;
+        self.begin(run, segment).await
+    }
+
+    /// Writes a segment, which is not a part of the run yet.
+    async fn write(&self, run: RunId, segment: &Segment) -> Result<()> {
         let stage = Stage {
             segment: segment.number,
             digest: segment.digest,
@@ -40,7 +61,11 @@ impl Core {
             chunks: segment.chunks.clone(),
         };
         failpoint::reach(Point::StageBefore).await;
-        self.persist_in(|| self.store.stage(run, &stage)).await?;
+        self.persist_in(|| self.store.stage(run, &stage)).await
+    }
+
+    /// Makes a segment that is written a part of the run.
+    async fn begin(&self, run: RunId, segment: &Segment) -> Result<()> {
         failpoint::reach(Point::ActivateBeforeSend).await;
         let ready = self.activate(run, segment).await?;
         failpoint::reach(Point::ActivateAfterReply).await;

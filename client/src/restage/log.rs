@@ -69,6 +69,11 @@ impl Log {
         }
     }
 
+    /// How many segments were staged.
+    pub(super) fn staged(&self) -> u32 {
+        self.next
+    }
+
     pub(super) fn unpin(&mut self, tasks: &[TaskId]) {
         self.touched = Instant::now();
         for task in tasks {

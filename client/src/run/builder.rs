@@ -327,11 +327,10 @@ async fn stage_plan(
             staged => staged?,
         }
     }
-    if close {
-        staged.close();
-    }
     if close && !over {
-        core.persist_in(|| core.store.close(staged.run)).await?;
+        core.close_staged(staged).await?;
+    } else if close {
+        staged.keep_closed();
     }
     Ok(Numbered { ids: cut.into_ids(), next, over })
 }

@@ -124,8 +124,7 @@ impl Writer {
             self.core.persist_in(|| store.unpin(self.run, tasks)).await?;
         }
         if work.phase == Phase::Closing {
-            self.staged.close();
-            self.core.persist_in(|| self.core.store.close(self.run)).await?;
+            self.core.close_staged(&self.staged).await?;
             self.state().phase = Phase::Closed;
             self.closed.notify_waiters();
         }
