@@ -146,8 +146,8 @@ struct Flight {
     earlier: Option<[u8; 16]>,
     /// Its delivery was lost while it was being prepared: another worker may have it by now.
     doubtful: bool,
-    /// Its commit was under way when the store turned out to have forgotten what it was computed
-    /// from.
+    /// The store has begun another life while it was being prepared; or its commit was under way
+    /// when the store turned out to have forgotten what it was computed from.
     outlived: bool,
 }
 

@@ -36,6 +36,13 @@ impl Core {
                 }
                 continue;
             }
+            let flight = self.flights.get(&key).filter(|flight| flight.outlived);
+            let Some(prepared) = (match flight {
+                Some(_) => self.prepare_again(key, prepared, &mut effects),
+                None => Some(prepared),
+            }) else {
+                continue;
+            };
             let doubtful = self.flights.get_mut(&key).filter(|flight| flight.doubtful);
             match prepared {
                 Prepared::Run(runnable) if doubtful.is_some() && !runnable.leased => {

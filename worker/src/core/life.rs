@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::finish::done;
 use super::{Core, Effect, Flight, Stage};
-use crate::flight::{Doubt, Kept, Key, TaskInfo, Wanted};
+use crate::flight::{Doubt, Kept, Key, Prepared, TaskInfo, Wanted};
 
 /// A result that this worker committed a short while ago.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl Life {
 
 impl Core {
     /// The store has begun another life. What runs takes leases, which the store refuses for tasks
-    /// that it knows to be over; what is being prepared asks where it stands. What is to be compared:
+    /// that it knows to be over; what is being prepared will be prepared again. What is to be compared:
     /// the inputs of all that has begun, and what was committed last.
     pub(crate) fn on_new_life(
         &mut self,
@@ -85,7 +85,7 @@ impl Core {
         let mut leases: BTreeMap<RunId, Vec<LeaseRequest>> = BTreeMap::new();
         let mut inputs: BTreeMap<RunId, BTreeSet<TaskId>> = BTreeMap::new();
         for ((run, task), flight) in &mut self.flights {
-            flight.doubtful |= flight.stage == Stage::Preparing;
+            flight.outlived |= flight.stage == Stage::Preparing;
             if flight.stage == Stage::Running && !flight.void {
                 leases.entry(*run).or_default().push(flight.lease_request(*task));
             }
@@ -98,26 +98,37 @@ impl Core {
         (effects, inputs, self.life.recent.iter().cloned().collect())
     }
 
+    /// A task was prepared across two lives: its inputs may be what is undone, and so may be why it
+    /// should end. What it needs done before it is prepared anew in any case is given back.
+    pub(super) fn prepare_again(
+        &mut self,
+        key: Key,
+        prepared: Prepared,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Prepared> {
+        let flight = self.flights.get_mut(&key)?;
+        match prepared {
+            Prepared::Run(runnable) if runnable.leased => {
+                // Its lease goes with it.
+                (flight.leased, flight.nonce) = (true, runnable.nonce);
+                self.give_away_now(key, Doubt::Old, effects);
+                return None;
+            }
+            Prepared::Relayed { nonce, .. } => effects.push(Effect::Discard(vec![(key, nonce)])),
+            Prepared::Run(_) | Prepared::Skip { .. } | Prepared::Fail { .. } => {}
+            Prepared::Drop { ref rearmed } if rearmed.is_empty() => {}
+            // It leaves this worker, or waits, and is prepared anew when it comes back.
+            other => return Some(other),
+        }
+        flight.rung = true;
+        self.leave(key, effects);
+        None
+    }
+
     /// What is here was compared with the store.
     pub(crate) fn on_compared(&mut self, compared: Compared, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         let Compared { stale, offers } = compared;
-        let doomed: Vec<Key> = self
-            .flights
-            .iter()
-            .filter(|(key, flight)| {
-                let mut inputs = self.committed_inputs(**key, flight);
-                inputs.any(|input| stale.contains(&(key.0, input)))
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in doomed {
-            if !self.is_under_way(key) {
-                self.drop_result(key, &mut effects);
-            } else if let Some(flight) = self.flights.get_mut(&key) {
-                flight.outlived = true;
-            }
-        }
         for Recent { key, ready, info, nonce, result, .. } in offers {
             if self.flights.contains_key(&key) {
                 effects.push(Effect::Discard(vec![(key, nonce)]));
@@ -134,9 +145,53 @@ impl Core {
             }
             self.finish(key, done(result, effect), None, now);
         }
+        self.link_open();
+        let on_stale = |(key, flight): &(&Key, &Flight)| {
+            let mut inputs = self.committed_inputs(**key, flight);
+            inputs.any(|input| stale.contains(&(key.0, input)))
+        };
+        let doomed: Vec<Key> = self.flights.iter().filter(on_stale).map(|(key, _)| *key).collect();
+        for key in doomed {
+            self.ask_again(key);
+            if !self.is_under_way(key) {
+                self.drop_result(key, &mut effects);
+            } else if let Some(flight) = self.flights.get_mut(&key) {
+                flight.outlived = true;
+            }
+        }
         self.life.unsure = self.life.unsure.saturating_sub(1);
         self.settle_deliveries(now, &mut effects);
         effects
+    }
+
+    /// What has begun on results that are here and not committed goes when these do.
+    fn link_open(&mut self) {
+        let mut links = Vec::new();
+        for (key, flight) in &self.flights {
+            let open = |input: &&TaskId| self.is_open((key.0, **input));
+            links.extend(flight.begun_with().iter().filter(open).map(|input| (*key, *input)));
+        }
+        for (key, input) in links {
+            self.ask_again(key);
+            if let Some(flight) = self.flights.get_mut(&(key.0, input))
+                && !flight.continued.contains(&key)
+            {
+                flight.continued.push(key);
+            }
+        }
+    }
+
+    /// The store is asked for the task once more should it leave without a commit: what was rung for
+    /// may be ready in this life of the store, too.
+    fn ask_again(&mut self, key: Key) {
+        if let Some(flight) = self.flights.get_mut(&key) {
+            flight.rung = true;
+        }
+    }
+
+    /// Whether the result of a task is here and not committed.
+    fn is_open(&self, key: Key) -> bool {
+        self.flights.get(&key).is_some_and(|flight| flight.stage == Stage::Finished)
     }
 
     /// The inputs of a task that has begun, but for those whose values are here and not committed.
@@ -145,14 +200,7 @@ impl Core {
         key: Key,
         flight: &'a Flight,
     ) -> impl Iterator<Item = TaskId> + 'a {
-        let begun = matches!(flight.stage, Stage::Running | Stage::Finished) && !flight.void;
-        let info = flight.info.as_ref().filter(|_| begun);
-        let inputs = info.map(|info| info.inputs(&flight.ready)).unwrap_or_default();
-        let open = move |input: &TaskId| {
-            let flight = self.flights.get(&(key.0, *input));
-            flight.is_some_and(|flight| flight.stage == Stage::Finished)
-        };
-        inputs.iter().copied().filter(move |input| !open(input))
+        flight.begun_with().iter().copied().filter(move |input| !self.is_open((key.0, *input)))
     }
 
     fn is_under_way(&self, key: Key) -> bool {
@@ -164,5 +212,14 @@ impl Core {
                     finished.index == key.1.index() && !matches!(finished.end, End::Skipped { .. })
                 })
         })
+    }
+}
+
+impl Flight {
+    /// The inputs of a task that has begun.
+    fn begun_with(&self) -> &[TaskId] {
+        let begun = matches!(self.stage, Stage::Running | Stage::Finished) && !self.void;
+        let info = self.info.as_ref().filter(|_| begun);
+        info.map(|info| info.inputs(&self.ready)).unwrap_or_default()
     }
 }

@@ -1,5 +1,7 @@
 //! The core alone: events by hand, effects looked at.
 
+mod life;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bolthole_broker::call::{Call, Ctx, Outcome, States};
@@ -460,35 +462,4 @@ async fn what_follows_a_suspect_waits_for_its_commit_and_is_one_too() {
     let commit = desk.commit(now);
     let ready = vec![Ready::first(TaskId::new(0, 2))];
     assert_eq!(prepared(&desk.answer(&commit, written(ready), now)), [(2, false)]);
-}
-
-/// Commits that were under way when the store began another life: what is sound is made again, what
-/// was computed from what is undone is not, and neither before all was compared.
-#[tokio::test(start_paused = true)]
-async fn commits_of_another_life_wait_until_all_is_compared() {
-    let (mut desk, now) = (Desk::new(2).await, Instant::now());
-    desk.deliver(&[0], now);
-    desk.start(0, now);
-    desk.end(0, now);
-    let refused = desk.commit(now);
-    let effects = desk.core.on_outlived(refused.outbox, true, now);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Discard(_))), "{effects:?}");
-    assert!(desk.core.due_commits(now, true).is_empty(), "nobody has seen that life");
-    desk.core.on_new_life();
-    assert!(desk.core.due_commits(now, true).is_empty(), "nothing was compared");
-    desk.core.on_compared(Compared::default(), now);
-    let again = desk.commit(now);
-    assert_eq!((&again.finished, again.outbox == refused.outbox), (&refused.finished, false));
-    desk.answer(&again, written(vec![]), now);
-
-    desk.deliver(&[2], now);
-    desk.start(2, now);
-    desk.end(2, now);
-    let refused = desk.commit(now);
-    desk.core.on_new_life();
-    let stale = BTreeSet::from([key(1)]);
-    desk.core.on_compared(Compared { stale, offers: vec![] }, now);
-    let effects = desk.core.on_outlived(refused.outbox, false, now);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(_))), "{effects:?}");
-    assert!(desk.core.due_commits(now, true).is_empty());
 }
