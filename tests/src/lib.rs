@@ -1,6 +1,6 @@
 //! What the tests of every crate share.
 //!
-//! - [`bench`]: what the benchmarks run, on graphs that other systems are measured on too.
+//! - [`mod@bench`]: what the benchmarks run, on graphs that other systems are measured on too.
 //! - [`chaos`]: random faults on real processes: drawn, played, judged, made smaller.
 //! - [`check`]: what must hold of a run, held against everything that is known of it.
 //! - [`cluster`]: workers and clients as processes, which can be killed, stopped and asked to go.

@@ -1,40 +1,70 @@
-//! Random faults on real processes. `chaos --schedules N --seed S [--jobs J] [--keep FOLDER]` plays N
-//! schedules and ends with a summary; `chaos --replay FILE` plays one again. The status is 0 when
-//! nothing was found. `chaos worker` and `chaos client` are the processes that it harms.
+//! Random faults on real processes: plays schedules and ends with a summary, or plays one again. The
+//! status is 0 when nothing was found. Its subcommands are the processes that it harms.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use bolthole_broker::clock;
 use bolthole_tests::chaos::member;
 use bolthole_tests::chaos::schedule::Schedule;
 use bolthole_tests::chaos::sitting::{Options, play_once, sit};
+use clap::{Parser, Subcommand};
 
-const USAGE: &str = "chaos [--schedules N] [--seed S] [--jobs J] [--keep FOLDER] [--whole] | \
-                     chaos --replay FILE [--times N]";
+/// Plays random graphs on real processes with random faults, and judges what came of it.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Flags {
+    /// How many schedules to draw and play
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    schedules: u64,
+    /// What they are drawn from [default: a random number, which is printed]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// How many are played at once
+    #[arg(long, value_name = "J", default_value_t = 4)]
+    jobs: usize,
+    /// Where schedules that failed are kept [default: bolthole-chaos among the temporary files]
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+    /// Do not make schedules that failed smaller
+    #[arg(long)]
+    whole: bool,
+    /// Play this schedule instead
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// How often to play it
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "replay")]
+    times: u64,
+    #[command(subcommand)]
+    member: Option<Member>,
+}
+
+/// A process that is harmed.
+#[derive(Debug, Subcommand)]
+enum Member {
+    #[command(hide = true)]
+    Worker,
+    #[command(hide = true)]
+    Client { schedule: PathBuf, history: PathBuf, ledger: String },
+}
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["worker"] => {
-            log("info");
-            member::worker().await.map(|()| ExitCode::SUCCESS)
+    let flags = Flags::parse();
+    log(if flags.member.is_some() { "info" } else { "error" });
+    match &flags.member {
+        Some(Member::Worker) => member::worker().await?,
+        Some(Member::Client { schedule, history, ledger }) => {
+            member::client(schedule, history, ledger).await?;
         }
-        ["client", schedule, history, ledger] => {
-            log("info");
-            member::client(Path::new(schedule), Path::new(history), ledger)
-                .await
-                .map(|()| ExitCode::SUCCESS)
-        }
-        _ => {
-            log("error");
+        None => {
             quiet_oracle();
-            harm(&args).await
+            return harm(flags).await;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn log(level: &str) {
@@ -54,39 +84,20 @@ fn quiet_oracle() {
 }
 
 #[expect(clippy::print_stdout, reason = "what was found goes to standard output")]
-async fn harm(args: &[String]) -> Result<ExitCode> {
+async fn harm(flags: Flags) -> Result<ExitCode> {
     let program = std::env::current_exe()?.to_string_lossy().into_owned();
-    let failures = std::env::temp_dir().join("bolthole-chaos");
-    let mut options = Options {
+    let options = Options {
         program,
-        schedules: 20,
-        seed: clock::random_u64() >> 32,
-        jobs: 4,
-        failures,
-        shrink: true,
+        schedules: flags.schedules,
+        seed: flags.seed.unwrap_or_else(|| clock::random_u64() >> 32),
+        jobs: flags.jobs,
+        failures: flags.keep.unwrap_or_else(|| std::env::temp_dir().join("bolthole-chaos")),
+        shrink: !flags.whole,
         within: Duration::MAX,
     };
-    let (mut file, mut times) = (None, 1);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        if arg == "--whole" {
-            options.shrink = false;
-            continue;
-        }
-        let value = args.next().with_context(|| format!("{arg} needs a value: {USAGE}"))?;
-        match arg.as_str() {
-            "--schedules" => options.schedules = value.parse()?,
-            "--seed" => options.seed = value.parse()?,
-            "--jobs" => options.jobs = value.parse()?,
-            "--keep" => options.failures = PathBuf::from(value),
-            "--replay" => file = Some(PathBuf::from(value)),
-            "--times" => times = value.parse()?,
-            _ => bail!(USAGE),
-        }
-    }
     std::fs::create_dir_all(&options.failures)?;
-    if let Some(file) = file {
-        return again(&options, &file, times).await;
+    if let Some(file) = flags.replay {
+        return again(&options, &file, flags.times).await;
     }
     println!("chaos: seed {}", options.seed);
     let summary = sit(&options).await?;

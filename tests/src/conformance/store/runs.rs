@@ -66,11 +66,15 @@ pub async fn purged_is_unknown(store: &Store) -> anyhow::Result<()> {
 pub async fn ends_once(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 2).await?;
     store.commit(sample.run, &sample.finish(&[0])).await?;
-    ensure!(store.close(sample.run).await? == Some(RunState::Closed));
+    let lacking = store.close_whole(sample.run, 2).await;
+    ensure!(matches!(lacking, Err(Error::Refused(Refused::Incomplete))), "{lacking:?}");
+    let state = store.status(sample.run).await?.map(|status| status.state);
+    ensure!(state == Some(RunState::Open), "{state:?}");
+    ensure!(store.close_whole(sample.run, 1).await? == Some(RunState::Closed));
     let reply = store.commit(sample.run, &sample.finish(&[1])).await?;
     ensure!(matches!(reply, Committed::Written { run: RunState::Done, .. }), "{reply:?}");
     ensure!(store.cancel(sample.run, "late").await? == Some(RunState::Done));
-    ensure!(store.close(sample.run).await? == Some(RunState::Done));
+    ensure!(store.close_whole(sample.run, 2).await? == Some(RunState::Done));
     let again = store.commit(sample.run, &sample.finish(&[1])).await?;
     ensure!(again == Committed::NotRunning(Some(RunState::Done)), "{again:?}");
     store.purge(sample.run).await?;

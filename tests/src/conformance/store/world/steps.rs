@@ -8,6 +8,7 @@ use bolthole_broker::run::{
     End, LeaseRequest, Leased, Lost, Relocation, Retried, Retry, Revive, SPAWNED_SEGMENTS, Setback,
 };
 use bolthole_broker::state::TaskState;
+use bolthole_broker::store::Error;
 
 use super::{World, digest_of, held_record, index};
 
@@ -228,7 +229,15 @@ impl World<'_> {
         let (expected, found) = if cancel {
             (first.cancel(self.run, "why").await?, second.cancel(self.run, "why").await?)
         } else {
-            (first.close(self.run).await?, second.close(self.run).await?)
+            let segments = self.draw.pick(&[0, 1, 2, 9]).unwrap_or_default();
+            let expected = first.close_whole(self.run, segments).await;
+            match (expected, second.close_whole(self.run, segments).await) {
+                (Err(Error::Refused(expected)), Err(Error::Refused(found))) => {
+                    ensure!(expected == found, "{expected} {found}");
+                    return Ok(());
+                }
+                (expected, found) => (expected?, found?),
+            }
         };
         ensure!(expected == found, "{expected:?} {found:?}");
         Ok(())
