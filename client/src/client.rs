@@ -243,7 +243,7 @@ impl Client {
     }
 
     fn look_at(&self, id: RunId, name: Option<String>) -> Run {
-        let watch = Watch::new(id, self.core.store.clone());
+        let watch = Watch::new(id, &self.core);
         Run::of(RunInner::new(&self.core, id, name, watch, None, None))
     }
 

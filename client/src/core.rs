@@ -31,6 +31,23 @@ use crate::local::Local;
 use crate::restage::Watchman;
 use crate::run::RunInner;
 
+/// When a request of this client last found the store away. Shortly afterwards the records of workers
+/// may be missing that live.
+#[derive(Debug, Default)]
+pub(crate) struct Away(Mutex<Option<Instant>>);
+
+impl Away {
+    /// It is away now.
+    pub(crate) fn seen(&self) {
+        *lock(&self.0) = Some(Instant::now());
+    }
+
+    /// Whether it was less than so long ago.
+    pub(crate) fn was_within(&self, time: Duration) -> bool {
+        lock(&self.0).is_some_and(|last| last.elapsed() < time)
+    }
+}
+
 /// One client of a store and a queue.
 pub(crate) struct Core {
     pub(crate) store: Store,
@@ -46,6 +63,8 @@ pub(crate) struct Core {
     incarnation: Incarnation,
     commits: AtomicU64,
     epoch: Mutex<(Epoch, Instant)>,
+    /// When the store was last seen to be away.
+    pub(crate) away: Arc<Away>,
     /// Writers that nobody uses any more and that have not finished: a program that ends should
     /// let them.
     pub(crate) leaving: TaskTracker,
@@ -85,6 +104,7 @@ impl Core {
             incarnation: clock::new_incarnation(),
             commits: AtomicU64::new(0),
             epoch: Mutex::new((epoch, Instant::now())),
+            away: Arc::default(),
             leaving: TaskTracker::new(),
             own_runtime: OnceLock::new(),
             capable: Mutex::default(),
@@ -151,6 +171,7 @@ impl Core {
             match ask().await {
                 Ok(reply) => return Ok(reply),
                 Err(error) if error.is_retryable() && Instant::now() + pause < deadline => {
+                    self.away.seen();
                     tracing::warn!(%error, "asking the store again");
                     sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));

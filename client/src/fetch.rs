@@ -7,10 +7,11 @@ use std::time::Duration;
 use bolthole_broker::error::TaskError;
 use bolthole_broker::handoff::{Digest, FetchError, Peer, Want};
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
-use bolthole_broker::limits::INSPECT_TASKS_MAX;
+use bolthole_broker::limits::{INSPECT_TASKS_MAX, WORKER_LEASE};
 use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::run::{Lost, Ready, Rearmed, TaskStatus};
 use bolthole_broker::state::TaskState;
+use bolthole_broker::store::WorkerRecord;
 use bytes::Bytes;
 use tokio::time::sleep;
 
@@ -24,6 +25,9 @@ const FETCH_PAUSES: [Duration; 4] = [
     Duration::from_millis(1_600),
     Duration::from_millis(3_200),
 ];
+
+/// The pause before a missing record of a worker is looked for again.
+const RECORD_PAUSE: Duration = Duration::from_millis(250);
 
 /// Where a task stands.
 #[derive(Debug)]
@@ -96,7 +100,10 @@ impl Core {
                     Locator::Cause(cause) => cause,
                     _ => task,
                 };
-                Err(self.failure(run, task, cause).await)
+                match self.failure(run, task, cause).await {
+                    Some(error) => Err(error),
+                    None => Ok(Here::Found(Found::Pending)),
+                }
             }
             TaskState::Done => match status.locator {
                 Locator::Held { .. } | Locator::Apart { .. } => {
@@ -125,14 +132,16 @@ impl Core {
         }
     }
 
-    /// Why `task` has no result, when the reason is `cause`.
-    pub(crate) async fn failure(&self, run: RunId, task: TaskId, cause: TaskId) -> Error {
+    /// Why `task` has no result, when the reason is `cause`; `None` when the store has forgotten
+    /// that this one has failed.
+    pub(crate) async fn failure(&self, run: RunId, task: TaskId, cause: TaskId) -> Option<Error> {
         let status = match self.inspect(run, cause).await {
             Ok(Some(status)) => status,
-            Ok(None) => return gone(run),
-            Err(error) => return error,
+            Ok(None) => return Some(gone(run)),
+            Err(error) => return Some(error),
         };
-        match status.record.as_deref().and_then(TaskError::decode) {
+        let state = status.state.state();
+        Some(match status.record.as_deref().and_then(TaskError::decode) {
             Some(error) if task == cause => {
                 let message = error.to_string();
                 Error::of_task(error, message)
@@ -141,17 +150,18 @@ impl Core {
                 let message = format!("task {task} was skipped, because {error}");
                 Error::of_task(error, message)
             }
-            None if status.state.state() == TaskState::Skipped => {
+            None if state == TaskState::Skipped => {
                 let of = if task == cause { String::new() } else { format!("{cause}, which ") };
                 let reason = if of.is_empty() { "" } else { "needs the result of task " };
                 let message = format!("task {task} {reason}{of}was cancelled");
                 Error::new(ErrorKind::Cancelled, message)
             }
+            None if state != TaskState::Failed => return None,
             None => {
                 let message = format!("task {cause} failed, and its error cannot be read");
                 Error::new(ErrorKind::Codec, message)
             }
-        }
+        })
     }
 
     /// Fetches what one worker holds; rearms what it no longer does.
@@ -176,7 +186,7 @@ impl Core {
             return;
         }
         let record = match worker {
-            Some(worker) => self.persist_in(|| self.store.worker(worker)).await,
+            Some(worker) => self.holder(worker).await,
             None => Ok(None),
         };
         let record = match record {
@@ -206,6 +216,18 @@ impl Core {
                 Ok(bytes) => Ok(Found::Value(bytes)),
                 Err(error) => self.copy_of(run, result, error).await,
             });
+        }
+    }
+
+    /// The record of a worker; `None` when it is no more. Shortly after the store was away, those who
+    /// live are given time to say so again.
+    async fn holder(&self, worker: WorkerIndex) -> Result<Option<WorkerRecord>> {
+        loop {
+            let record = self.persist_in(|| self.store.worker(worker)).await?;
+            if record.is_some() || !self.away.was_within(WORKER_LEASE) {
+                return Ok(record);
+            }
+            sleep(RECORD_PAUSE).await;
         }
     }
 

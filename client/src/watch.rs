@@ -21,7 +21,7 @@ use tokio::sync::futures::Notified;
 
 pub(crate) use bits::Bits;
 
-use crate::core::lock;
+use crate::core::{Away, Core, lock};
 use crate::error::Error;
 
 /// Waiters are told apart by their tasks in so many groups, so that an event wakes few.
@@ -33,6 +33,7 @@ const RECENT_MAX: usize = 8 << 10;
 pub(crate) struct Watch {
     run: RunId,
     store: Store,
+    away: Arc<Away>,
     known: Mutex<Known>,
     groups: [Notify; GROUPS],
     /// Told of every change.
@@ -90,10 +91,11 @@ impl Drop for Interest {
 }
 
 impl Watch {
-    pub(crate) fn new(run: RunId, store: Store) -> Arc<Self> {
+    pub(crate) fn new(run: RunId, core: &Core) -> Arc<Self> {
         Arc::new(Self {
             run,
-            store,
+            store: core.store.clone(),
+            away: Arc::clone(&core.away),
             known: Mutex::default(),
             groups: std::array::from_fn(|_| Notify::new()),
             any: Notify::new(),
@@ -264,6 +266,7 @@ impl Watch {
                     }
                 }
                 Err(error) if error.is_retryable() => {
+                    self.away.seen();
                     tracing::warn!(run = %self.run, %error, "reading the run's events again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));

@@ -1,5 +1,6 @@
 //! The results that a task uses: from here, from the store, from the peer that holds them.
 
+mod holders;
 mod reach;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::holders::Holders;
 pub(crate) use self::reach::Reach;
 use crate::flight::Key;
 use crate::values::{Found, Values};
@@ -73,6 +75,7 @@ pub(crate) struct Inputs {
     pub(crate) durable: Durable,
     pub(crate) me: WorkerIndex,
     pub(crate) reach: Reach,
+    pub(crate) holders: Holders,
     /// Results being fetched: who wants one of them too waits and finds it here.
     pub(crate) gates: Gates,
 }
@@ -293,7 +296,7 @@ impl Inputs {
             if wants.is_empty() {
                 return Ok(inputs);
             }
-            let Some(record) = self.store.worker(worker).await? else {
+            let Some(record) = self.holders.find(worker).await? else {
                 inputs.extend(wants.into_iter().map(|(task, at, _)| (task, Input::Lost(at))));
                 return Ok(inputs);
             };

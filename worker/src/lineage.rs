@@ -14,6 +14,7 @@ use bolthole_broker::state::{StateByte, TaskState};
 use bolthole_broker::store::{Error, Store};
 
 use crate::core::Describe;
+use crate::inputs::Holders;
 use crate::known::Known;
 
 /// Tasks to make pending again at one time; what lies behind them is found when their turn comes.
@@ -39,6 +40,7 @@ pub(crate) struct Lineage {
     pub(crate) store: Store,
     pub(crate) known: Arc<Known>,
     pub(crate) fetcher: Fetcher,
+    pub(crate) holders: Holders,
 }
 
 impl Lineage {
@@ -163,7 +165,7 @@ impl Lineage {
 
     /// Whether a worker is no more: it has no record, or its port refuses, or somebody else answers.
     async fn is_dead(&self, worker: WorkerIndex) -> Result<bool, Error> {
-        let Some(record) = self.store.worker(worker).await? else { return Ok(true) };
+        let Some(record) = self.holders.find(worker).await? else { return Ok(true) };
         if record.address.is_empty() {
             return Ok(false);
         }

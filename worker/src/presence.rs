@@ -37,6 +37,8 @@ impl Presence {
         let every = lease / limits::WORKER_RENEWALS;
         // An answer that is lost must not cost the record: asked again, it is renewed in time.
         let patience = 2 * every;
+        // After a failure the record may run out, or has: others take what is here for lost then.
+        let soon = every / 10;
         let mut renew = interval(every);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -52,11 +54,13 @@ impl Presence {
                 Ok(Err(error)) => {
                     tracing::warn!(%index, %error, "the worker's record was not renewed");
                     pulse.store(Some(error.to_string()));
+                    renew.reset_after(soon);
                     continue;
                 }
                 Err(_) => {
                     tracing::warn!(%index, "the store does not answer: the record is renewed again");
                     pulse.store(Some("it does not answer".to_owned()));
+                    renew.reset_after(soon);
                     continue;
                 }
             }

@@ -10,6 +10,7 @@ use bolthole_broker::clock;
 use bolthole_broker::durable::Folder;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::limits;
+use bolthole_broker::queue::{QueueName, Route};
 use bolthole_broker::run::Ready;
 use bolthole_broker::store::{Error, Store, WorkerRecord};
 use tokio::time::{Instant, sleep};
@@ -33,6 +34,9 @@ const PATIENCE_MAX: u32 = 12;
 /// Ready tasks that one scan rings for: they may all be waiting in the queue, and ringing for a
 /// million of them again and again would fill it. The others have their turn as these finish.
 const SCAN_TASKS_MAX: usize = 4_096;
+/// Scans of a run without progress that are put off while messages wait: the run may stand still
+/// because it is not its turn, and to ring for all that waits would have it run twice.
+const PUT_OFF_MAX: u32 = 4;
 /// Tasks to ring for in one message.
 const PER_PARCEL: usize = 16;
 
@@ -45,6 +49,8 @@ pub(crate) struct Reconciler {
     /// The result folder, if there is one.
     pub(crate) results: Option<Folder>,
     pub(crate) me: Incarnation,
+    /// The queues of this worker.
+    pub(crate) queues: Vec<QueueName>,
     /// A run without progress for this long is scanned.
     pub(crate) patience: Duration,
     pub(crate) contact: Arc<Contact>,
@@ -54,10 +60,13 @@ pub(crate) struct Reconciler {
 }
 
 /// What was last seen of a run.
+#[derive(Clone, Copy)]
 struct Seen {
     finished: u64,
     since: Instant,
     patience: Duration,
+    /// Scans that were put off since then.
+    put_off: u32,
     /// When it is to be scanned whatever its progress.
     scan_at: Option<Instant>,
 }
@@ -150,10 +159,10 @@ impl Reconciler {
         }
         let now = Instant::now();
         let (finished, patience) = (status.finished, self.patience);
-        let fresh = Seen { finished, since: now, patience, scan_at: None };
+        let fresh = Seen { finished, since: now, patience, put_off: 0, scan_at: None };
         let entry = seen.entry(run).or_insert(fresh);
         if entry.finished != finished {
-            *entry = Seen { finished, since: now, patience, scan_at: entry.scan_at };
+            *entry = Seen { scan_at: entry.scan_at, ..fresh };
         }
         let asked = entry.scan_at.is_some_and(|at| now >= at);
         let stalled = asked || now >= entry.since + entry.patience;
@@ -165,12 +174,27 @@ impl Reconciler {
         if sure {
             self.ring_for_the_dead(run, &workers).await?;
         }
-        if stalled && self.scan(run, &workers).await? {
+        if stalled && !asked && entry.put_off < PUT_OFF_MAX && self.do_messages_wait().await {
+            entry.since = now;
+            entry.put_off += 1;
+        } else if stalled && self.scan(run, &workers).await? {
             entry.since = now;
             entry.scan_at = None;
             entry.patience = (entry.patience * 2).min(self.patience * PATIENCE_MAX);
         }
         Ok(())
+    }
+
+    /// Whether messages wait for the workers of these queues, as far as the broker says.
+    async fn do_messages_wait(&self) -> bool {
+        for queue in &self.queues {
+            for route in [Route::hi(queue), Route::lo(queue)] {
+                if self.publisher.queue.depth(&route).await.is_ok_and(|waiting| waiting > 0) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// What receivers of lost tasks must know: a worker that died may have died of them.

@@ -108,7 +108,7 @@ impl Worker {
             None => None,
         };
         let program = Program { registry, states };
-        let mut worker = Self::connect(parts, options, program, queues, record, held)?;
+        let mut worker = Self::connect(parts, &options, program, queues, record, held)?;
         if let Some(port) = port {
             let (asked, stop) = (worker.drain.subscribe(), worker.stop.clone());
             worker.tasks.spawn(port.serve_until(asked, stop));
@@ -122,7 +122,7 @@ impl Worker {
     /// Starts the loop and what runs beside it.
     fn connect(
         parts: Parts,
-        options: Options,
+        options: &Options,
         program: Program,
         queues: Vec<QueueName>,
         record: WorkerRecord,
@@ -139,11 +139,11 @@ impl Worker {
         let (inherit, inherited) = mpsc::channel(INHERITANCES_MAX);
         let takeover = parts.takeover(&publisher, inherit);
         let inheritance = (&takeover, inherited);
-        let shell = parts.shell(&options, program, queues, inheritance, bodies, &tasks)?;
+        let shell = parts.shell(options, program, queues.clone(), inheritance, bodies, &tasks)?;
         let address = record.address.clone();
         tasks.spawn(takeover.watch());
         tasks.spawn(shell.run(drain_asked, drained_tell, parts.stop.clone()));
-        parts.look_after(&tasks, record, publisher, options.results, options.reconcile);
+        parts.look_after(&tasks, record, publisher, options, queues);
         Ok(Self {
             index: parts.index,
             incarnation: parts.incarnation,

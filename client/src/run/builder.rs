@@ -108,7 +108,7 @@ impl RunBuilder {
                 return Err(Error::new(ErrorKind::Conflict, message));
             }
         };
-        let watch = Watch::new(id, core.store.clone());
+        let watch = Watch::new(id, core);
         let staged = core.remember_staged(id, open, &watch).await?;
         let unnamed = self.name.is_none();
         let writer = Writer::start(core, Arc::clone(&staged), Arc::clone(&watch), unnamed, 0);
@@ -211,7 +211,7 @@ impl RunBuilder {
         let (id, spent, numbered, staged, watch) = loop {
             tries -= 1;
             let (id, attached, open) = self.open_as(digest).await?;
-            let watch = Watch::new(id, core.store.clone());
+            let watch = Watch::new(id, &core);
             let staged = core.remember_staged(id, open, &watch).await?;
             // A run that takes no more segments has them all, most likely; of another one a client
             // that died may have staged a part. Staging what is there changes nothing.

@@ -148,7 +148,16 @@ impl RunInner {
             Err(error) => return error,
         };
         match status.reason {
-            Some(Reason::Task(cause)) => self.core.failure(self.id, task, cause).await,
+            Some(Reason::Task(cause)) => {
+                let error = self.core.failure(self.id, task, cause).await;
+                error.unwrap_or_else(|| {
+                    let message = format!(
+                        "run {} has failed, and the store has forgotten why: submit the graph again",
+                        self.id
+                    );
+                    Error::new(ErrorKind::StoreLost, message)
+                })
+            }
             Some(Reason::Cancelled(reason)) => {
                 Error::new(ErrorKind::Cancelled, format!("run {} was cancelled: {reason}", self.id))
             }

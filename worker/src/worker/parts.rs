@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::call::States;
-use bolthole_broker::durable::{Durable, Folder};
+use bolthole_broker::durable::Durable;
 use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::id::{Incarnation, WorkerIndex};
 use bolthole_broker::presence as message;
@@ -24,7 +24,7 @@ use crate::copies::Copier;
 use crate::core::{Core, Identity};
 use crate::executor::Executor;
 use crate::hold::Held;
-use crate::inputs::{Gates, Inputs, Reach};
+use crate::inputs::{Gates, Holders, Inputs, Reach};
 use crate::known::Known;
 use crate::lineage::Lineage;
 use crate::options::Options;
@@ -147,6 +147,11 @@ impl Parts {
         queues: HashSet<String>,
     ) -> Arc<Preparer> {
         let Program { registry, states } = program;
+        let holders = Holders {
+            store: self.store.clone(),
+            contact: Arc::clone(&self.contact),
+            lease: self.lease,
+        };
         let inputs = Inputs {
             store: self.store.clone(),
             values: Arc::clone(&self.values),
@@ -158,6 +163,7 @@ impl Parts {
             },
             me: self.index,
             reach: Reach::new(self.queue.clone(), self.index),
+            holders: holders.clone(),
             gates: Gates::default(),
         };
         Arc::new(Preparer {
@@ -171,6 +177,7 @@ impl Parts {
                 store: self.store.clone(),
                 known: Arc::clone(&self.known),
                 fetcher: inputs.fetcher.clone(),
+                holders,
             },
             resources: options.resources.clone(),
             turns: Turns {
@@ -257,8 +264,8 @@ impl Parts {
         tasks: &Tasks,
         record: WorkerRecord,
         publisher: Arc<Publisher>,
-        results: Option<Folder>,
-        patience: Option<Duration>,
+        options: &Options,
+        queues: Vec<QueueName>,
     ) {
         let presence = Presence {
             store: self.store.clone(),
@@ -278,10 +285,11 @@ impl Parts {
             publisher,
             values: Arc::clone(&self.values),
             known: Arc::clone(&self.known),
-            results,
+            results: options.results.clone(),
             me: self.incarnation,
+            queues,
             contact: Arc::clone(&self.contact),
-            patience: patience.unwrap_or(self.lease),
+            patience: options.reconcile.unwrap_or(self.lease),
             lease: self.lease,
             stop: self.stop.clone(),
         };
