@@ -23,6 +23,8 @@ pub struct Summary {
     pub taken_over: u64,
     /// Results that were computed again.
     pub rearmed: u64,
+    /// Results that were lost too often to be computed once more.
+    pub given_up: u64,
     /// Failed attempts that were to be repeated.
     pub retried: u64,
     /// Runs that came to an end.
@@ -104,6 +106,8 @@ impl Seen {
                     .map(|(lost, _)| lost.task)
                     .collect();
                 summary.rearmed += pending.len() as u64;
+                let given_up = |answer: &&Rearmed| matches!(answer, Rearmed::TooOften);
+                summary.given_up += answers.iter().filter(given_up).count() as u64;
                 self.next_generation(&pending);
                 if !pending.is_empty() {
                     // It may have been done: then it goes on.

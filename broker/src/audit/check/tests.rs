@@ -92,6 +92,7 @@ fn a_history_that_holds_is_summed_up() {
         leased: 2,
         taken_over: 1,
         rearmed: 1,
+        given_up: 0,
         retried: 1,
         ended: 1,
     };
