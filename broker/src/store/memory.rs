@@ -22,7 +22,6 @@ use crate::run::{
     Opened, OutboxId, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived,
     RunDump, RunStatus, Stage, Tally, TaskStatus,
 };
-use crate::state::RunState;
 
 #[cfg(feature = "failpoints")]
 mod audit;
@@ -38,6 +37,9 @@ macro_rules! change {
         reply
     }};
 }
+
+// Below the macro, which it uses.
+mod steer;
 
 /// Runs, workers and locks of one process. Clones share them.
 #[derive(Debug, Clone)]
@@ -246,10 +248,6 @@ impl Memory {
         Ok(reply.unwrap_or_else(|| vec![Revived::NotEnded; tasks.len()]))
     }
 
-    pub(super) async fn resume(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        Ok(change!(self, run, Run::resume, |state| Call::Steer(*state)))
-    }
-
     pub(super) async fn mend(&self, run: RunId, tasks: &[Mend]) -> Result<Vec<bool>, Error> {
         let reply = self.change(run, |run, _| tasks.iter().map(|one| run.mend(one)).collect());
         Ok(reply.unwrap_or_else(|| vec![false; tasks.len()]))
@@ -364,32 +362,6 @@ impl Memory {
         let act = |run: &mut Run, _| run.unpin(tasks);
         let reply = change!(self, run, act, |freed| Call::Unpin(tasks.to_vec(), freed.clone()));
         Ok(reply.unwrap_or_default())
-    }
-
-    pub(super) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        self.close_whole(run, 0).await
-    }
-
-    pub(super) async fn close_whole(
-        &self,
-        run: RunId,
-        segments: u32,
-    ) -> Result<Option<RunState>, Error> {
-        let act = |run: &mut Run, now_ms| run.close(segments, now_ms);
-        let closed = change!(self, run, act, |closed| match closed {
-            Ok(state) => Call::Steer(*state),
-            Err(_) => Call::Refused("close".to_owned()),
-        });
-        Ok(closed.transpose()?)
-    }
-
-    pub(super) async fn cancel(&self, run: RunId, reason: &str) -> Result<Option<RunState>, Error> {
-        let act = |run: &mut Run, now_ms| run.cancel(reason, now_ms);
-        Ok(change!(self, run, act, |state| Call::Steer(*state)))
-    }
-
-    pub(super) async fn keep_alive(&self, run: RunId) -> Result<Option<RunState>, Error> {
-        Ok(self.change(run, Run::keep_alive))
     }
 
     pub(super) async fn purge(&self, run: RunId) -> Result<(), Error> {
