@@ -185,12 +185,12 @@ impl Core {
         if results.is_empty() {
             return;
         }
-        let record = match worker {
-            Some(worker) => self.holder(worker).await,
+        let peer = match worker {
+            Some(worker) => self.peer(worker).await,
             None => Ok(None),
         };
-        let record = match record {
-            Ok(record) => record,
+        let peer = match peer {
+            Ok(peer) => peer,
             Err(error) => {
                 for result in results {
                     found[result.place] = Some(Err(error.clone()));
@@ -198,17 +198,16 @@ impl Core {
                 return;
             }
         };
-        let fetched = match record.filter(|record| !record.address.is_empty()) {
+        let fetched = match worker.zip(peer) {
             // The worker is gone, and what it held with it.
             None => results.iter().map(|_| Err(FetchError::NotHeld)).collect(),
-            Some(record) => {
-                let peer = Peer { addr: record.address, incarnation: record.incarnation };
+            Some((worker, peer)) => {
                 let want = |result: &HeldResult| Want {
                     key: result.key,
                     length: result.record.length,
                     digest: Digest::from_bytes(result.record.digest),
                 };
-                self.fetch_patiently(&peer, results.iter().map(want).collect()).await
+                self.fetch_patiently(worker, &peer, results.iter().map(want).collect()).await
             }
         };
         for (result, fetched) in results.iter().zip(fetched) {
@@ -219,22 +218,27 @@ impl Core {
         }
     }
 
-    /// The record of a worker; `None` when it is no more. Shortly after the store was away, those who
-    /// live are given time to say so again.
-    async fn holder(&self, worker: WorkerIndex) -> Result<Option<WorkerRecord>> {
+    /// Where a worker is reached; `None` when it is no more, or never was to be reached. Shortly after
+    /// the store was away, those who live are given time to say so again.
+    async fn peer(&self, worker: WorkerIndex) -> Result<Option<Peer>> {
         loop {
             let record = self.persist_in(|| self.store.worker(worker)).await?;
             if record.is_some() || !self.away.was_within(WORKER_LEASE) {
-                return Ok(record);
+                let record = record.filter(|record| !record.address.is_empty());
+                return Ok(record.map(|WorkerRecord { address, incarnation, .. }| Peer {
+                    addr: address,
+                    incarnation,
+                }));
             }
             sleep(RECORD_PAUSE).await;
         }
     }
 
     /// Fetches, and again what failed for a reason that may pass: a worker that is busy or cut off
-    /// for a moment.
+    /// for a moment. One that is no more by then holds nothing.
     async fn fetch_patiently(
         &self,
+        worker: WorkerIndex,
         peer: &Peer,
         wants: Vec<Want>,
     ) -> Vec<Result<Bytes, FetchError>> {
@@ -248,6 +252,13 @@ impl Core {
                 break;
             }
             sleep(pause).await;
+            let gone = self.peer(worker).await.is_ok_and(|now| now.as_ref() != Some(peer));
+            if gone {
+                for place in failed {
+                    fetched[place] = Err(FetchError::NotHeld);
+                }
+                break;
+            }
             let again = failed.iter().map(|place| wants[*place].clone()).collect();
             for (place, result) in failed.iter().zip(self.fetcher.fetch(peer, again).await) {
                 fetched[*place] = result;

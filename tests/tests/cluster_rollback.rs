@@ -154,3 +154,36 @@ async fn without_its_client_a_lost_run_is_gone() -> Result<()> {
     }
     Ok(())
 }
+
+/// A client keeps the last 16 MiB of what it has staged of a run. When all is lost, what is older
+/// cannot be staged again, and whoever waits for the run is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_to_be_staged_again_is_lost_and_says_so() -> Result<()> {
+    let mut servers = servers().await?;
+    let (cluster, workers) = two_workers(&servers).await?;
+    let client = cluster.client().await?;
+    let run = client.run("large").open().await?;
+    // No file has such a name: the calls wait for ever.
+    let mut waiting = Vec::new();
+    for _ in 0..300 {
+        waiting.push(workload::opened::submit(&run, "x".repeat(60 << 10)).await?);
+    }
+    let attached = client.attach("large").await?;
+    timeout(PATIENCE, async {
+        while attached.status().await?.tasks < 300 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    block_in_place(|| servers.redis.wipe())?;
+    let lost = timeout(PATIENCE, waiting[0].result()).await.with_context(|| logs(&workers))?;
+    let error = lost.err().context("a result came of nothing")?;
+    ensure!(
+        *error.kind() == ErrorKind::StoreLost && error.to_string().contains("submit the graph"),
+        "{error}"
+    );
+    let error = timeout(PATIENCE, run.close()).await?.err().context("a lost run was closed")?;
+    ensure!(*error.kind() == ErrorKind::StoreLost, "{error}");
+    Ok(())
+}

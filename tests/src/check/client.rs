@@ -56,8 +56,10 @@ fn error(history: &History, place: usize, why: &str, findings: &mut Vec<Finding>
 
 fn steady(history: &History, before: Option<&Answer>, now: &Answer, findings: &mut Vec<Finding>) {
     let changed = match (before, now) {
-        // What is lost of such a run is not computed again.
-        (Some(Answer::Output(..)), Answer::Error(_, why)) if why.starts_with("Gone") => {
+        // What is lost of such a run is not computed again, or is skipped when it ends meanwhile.
+        (Some(Answer::Output(..)), Answer::Error(_, why))
+            if why.starts_with("Gone") || why.contains("was skipped, because") =>
+        {
             !history.is_given_up()
         }
         (Some(Answer::Output(_, before)), Answer::Output(_, now)) => before != now,
