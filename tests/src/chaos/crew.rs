@@ -1,6 +1,7 @@
 //! Workers and the client of a play, as processes: started, watched, harmed and replaced.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const CALM_LEASE: &str = "15s";
 
 /// How soon a process that could not start is started again.
 const RESTART: Duration = Duration::from_millis(200);
+
+/// The signal that tells a worker to go.
+const SIGTERM: i32 = 15;
 
 /// All processes of a play.
 #[derive(Debug)]
@@ -97,7 +101,9 @@ impl Crew {
                 place.back = Some(now + place.lasts + RESTART);
                 // Nobody can start while a server is away: whoever watches over it tries again.
                 let begun = fs::read_to_string(place.log(cluster))?.contains("worker started");
-                if !aborted(&self.hits, process) && (begun || !self.rough) {
+                // The signal to go may come before there is anything to take it.
+                let early = place.leaving && !begun && status.signal() == Some(SIGTERM);
+                if !aborted(&self.hits, process) && !early && (begun || !self.rough) {
                     let what = format!("{} ended by itself: {status}", place.name);
                     self.findings.push(Finding::new(Invariant::Processes, what));
                 }
