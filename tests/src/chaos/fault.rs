@@ -219,8 +219,10 @@ impl Harm {
     /// How often it may make one body run again, among so many workers.
     pub fn repeats(&self, workers: u64) -> u64 {
         match self {
-            // What it ran runs again; what it held is computed again, perhaps while it runs.
+            // What it ran runs again; what it held is computed again, perhaps while it runs. A task
+            // runs on its own second message, and behind its input on that one's.
             Self::Kill { .. }
+            | Self::Repeat { fresh: true, .. }
             | Self::LoseHost { .. }
             | Self::Leave { .. }
             | Self::Stop { .. }
