@@ -313,8 +313,11 @@ fn judge(expected: &[Outcome], observed: Observed, resigned: bool, findings: &mu
     // A result that was lost too often is given up, and says so.
     let resigned = resigned && observed.changes.given_up > 0;
     let is_given_up = |outcome: &Result<Outcome, String>| {
-        let lost = Outcome::Failed(TaskErrorKind::DataLost);
-        resigned && outcome.as_ref().map_or(true, |outcome| *outcome == lost)
+        resigned
+            && match outcome {
+                Ok(outcome) => *outcome == Outcome::Failed(TaskErrorKind::DataLost),
+                Err(why) => why.contains("cannot be computed again"),
+            }
     };
     findings.extend(observed.findings);
     for (place, (expected, outcome)) in expected.iter().zip(first).enumerate() {
