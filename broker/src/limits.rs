@@ -104,6 +104,12 @@ pub const MESSAGE_BYTES_MAX: usize = PARCEL_BYTES_MAX + (4 << 10);
 /// library reads them by calling itself. In a build without optimisation 178 levels used up the 2 MiB
 /// of its thread's stack, and 138 did not; this is room for 59.
 pub const PROPERTIES_BYTES_MAX: usize = 300;
+/// Bytes of a frame of AMQP, where the broker allows more. The client library keeps 64 frames a
+/// connection for what arrives and what leaves: 2 MiB, instead of 8 at what a broker offers, and
+/// instead of all memory at a broker that sets no limit. The largest message is three frames.
+pub const AMQP_FRAME_BYTES: u32 = 32 << 10;
+/// Fewer than these the protocol does not allow.
+pub const AMQP_FRAME_BYTES_MIN: u32 = 4 << 10;
 /// Control messages that wait for one consumer. They are hints: the oldest give way.
 pub const CONTROL_BACKLOG_MAX: usize = 1_000;
 /// Dead letters of a namespace: enough to see what goes wrong, the oldest give way.

@@ -22,7 +22,7 @@ pub(crate) struct Recent {
     pub(crate) info: TaskInfo,
     pub(crate) nonce: u64,
     pub(crate) result: Kept,
-    at: Instant,
+    pub(crate) at: Instant,
 }
 
 /// What comparing with the store came to.

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::guard;
-use crate::limits::{CONNECT_DEADLINE, HEARTBEAT_SECONDS};
+use crate::limits::{AMQP_FRAME_BYTES, AMQP_FRAME_BYTES_MIN, CONNECT_DEADLINE, HEARTBEAT_SECONDS};
 use crate::queue::error::ConnectError;
 
 /// An operator closes connections, or the server stops.
@@ -67,6 +67,8 @@ impl Endpoint {
             uri.vhost = "/".into();
         }
         uri.query.heartbeat = uri.query.heartbeat.or(Some(HEARTBEAT_SECONDS));
+        let frame = uri.query.frame_max.unwrap_or(AMQP_FRAME_BYTES);
+        uri.query.frame_max = Some(frame.clamp(AMQP_FRAME_BYTES_MIN, AMQP_FRAME_BYTES));
         let server = match &uri.authority {
             authority if authority.host.contains(':') => {
                 format!("[{}]:{}", authority.host, authority.port)
@@ -178,6 +180,14 @@ mod tests {
         assert_eq!(Endpoint::parse("amqps://[::1]/").unwrap().server(), "[::1]:5671");
         let endpoint = Endpoint::parse("amqp://broker?heartbeat=30").unwrap();
         assert_eq!(endpoint.uri.query.heartbeat, Some(30));
+        for (asked, frame) in [("0", 4096), ("8192", 8192), ("131072", AMQP_FRAME_BYTES)] {
+            let endpoint = Endpoint::parse(&format!("amqp://broker?frame_max={asked}")).unwrap();
+            assert_eq!(endpoint.uri.query.frame_max, Some(frame));
+        }
+        assert_eq!(
+            Endpoint::parse("amqp://u").unwrap().uri.query.frame_max,
+            Some(AMQP_FRAME_BYTES)
+        );
     }
 
     #[test]
