@@ -10,11 +10,10 @@ use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Delivery, Tag};
 use bolthole_broker::run::{Commit, FreedResult, LeaseRequest, OutboxId, Ready, Retry};
-use bolthole_broker::task::TaskKind;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::flight::{Doubt, Kept, Key, LAZY_CHAIN_MAX, Runnable, TaskInfo, Wanted};
+use crate::flight::{Doubt, Kept, Key, Runnable, TaskInfo, Wanted};
 
 mod batch;
 mod commits;
@@ -432,15 +431,7 @@ impl Core {
 
     /// Whether a task of this class may follow `flight` before the commit, on its value alone.
     fn may_continue(&self, info: &TaskInfo, depth: u16) -> bool {
-        let class = info.class();
-        // A failed attempt is noted at once, and could be before the task is ready at all: then its
-        // next one would be forgotten. Hence no task that may be retried.
-        depth < LAZY_CHAIN_MAX
-            && class.options.retries == 0
-            && !self.draining
-            && info.descriptor().inputs.len() == 1
-            && class.kind != TaskKind::Effect
-            && class.options.not_before_ms.is_none()
-            && self.me.queues.contains(&class.options.queue)
+        let served = self.me.queues.contains(&info.class().options.queue);
+        served && !self.draining && info.may_continue(depth)
     }
 }

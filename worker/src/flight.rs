@@ -10,7 +10,7 @@ use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::locator::{HeldRecord, Locator};
 use bolthole_broker::registry::Body;
 use bolthole_broker::run::{Ready, SegmentDigest};
-use bolthole_broker::task::TaskClass;
+use bolthole_broker::task::{TaskClass, TaskKind};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,19 @@ impl TaskInfo {
 
     pub(crate) fn class(&self) -> &TaskClass {
         &self.chunk.classes[self.descriptor().class as usize]
+    }
+
+    /// Whether it may run on the value of an attempt that is not committed, with so many tasks between
+    /// it and the last commit.
+    pub(crate) fn may_continue(&self, depth: u16) -> bool {
+        let class = self.class();
+        // A failed attempt is noted at once, and could be before the task is ready at all: then its
+        // next one would be forgotten. Hence no task that may be retried.
+        depth < LAZY_CHAIN_MAX
+            && class.options.retries == 0
+            && self.descriptor().inputs.len() == 1
+            && class.kind != TaskKind::Effect
+            && class.options.not_before_ms.is_none()
     }
 
     /// The tasks whose results it uses: those of its descriptor, or the one it was forwarded to.
@@ -81,8 +94,16 @@ pub(crate) struct Wanted {
     pub(crate) info: Option<TaskInfo>,
     /// Whether the store must be asked first where the task stands, and more.
     pub(crate) doubt: Doubt,
-    /// It continues the uncommitted attempt of this nonce here, whose value it may use.
-    pub(crate) lazy: Option<u64>,
+    /// It continues an uncommitted attempt here, whose value it may use.
+    pub(crate) lazy: Option<Lead>,
+}
+
+/// An uncommitted attempt that a task continues.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lead {
+    pub(crate) nonce: u64,
+    /// Tasks between the one that continues it and the last commit.
+    pub(crate) depth: u16,
 }
 
 /// What preparing a task came to.
@@ -127,7 +148,37 @@ pub(crate) struct Runnable {
     pub(crate) suspect: u16,
     /// Processes it is known to have brought down.
     pub(crate) crashes: u32,
+    /// Tasks between it and the last commit.
+    pub(crate) depth: u16,
     /// Ends the attempt early, as far as the task's code looks.
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Runnable {
+    /// What is told of it when it has begun without being asked for.
+    pub(crate) fn begun(&self) -> Begun {
+        Begun {
+            key: self.key,
+            info: self.info.clone(),
+            nonce: self.nonce,
+            threaded: self.is_threaded(),
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    /// Whether it runs on a thread of this process, which cannot be stopped.
+    pub(crate) fn is_threaded(&self) -> bool {
+        !self.isolated && matches!(self.body, Body::Sync(_))
+    }
+}
+
+/// A task that a slot has begun on its own, right after the one it continues.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) key: Key,
+    pub(crate) info: TaskInfo,
+    pub(crate) nonce: u64,
+    pub(crate) threaded: bool,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -190,4 +241,6 @@ pub(crate) struct Finish {
     pub(crate) spawn: Option<(u32, SegmentDigest)>,
     /// How long the body ran.
     pub(crate) took: Duration,
+    /// What its slot has gone on with, on its result.
+    pub(crate) next: Option<Begun>,
 }

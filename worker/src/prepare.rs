@@ -32,6 +32,7 @@ use crate::options::ChildOptions;
 use crate::turns::Turns;
 use crate::values::Values;
 
+mod follow;
 mod missing;
 mod start;
 
@@ -83,14 +84,16 @@ impl Preparer {
             return None;
         }
         let header = self.known.header_at_hand(run)?;
+        let continuing = wanted.lazy.map(|lead| lead.nonce);
         let mut inputs = Vec::with_capacity(info.descriptor().inputs.len());
         for input in &info.descriptor().inputs {
-            inputs.push(self.inputs.at_hand(run, *input, wanted.lazy)?);
+            inputs.push(self.inputs.at_hand(run, *input, continuing)?);
         }
         let mut blobs = HashMap::new();
         for digest in blobs_of(info.descriptor()) {
             blobs.insert(digest, self.known.blob_at_hand(run, digest)?);
         }
+        let nonce = clock::random_u64();
         Some(self.assemble(
             run,
             wanted.ready,
@@ -98,7 +101,7 @@ impl Preparer {
             inputs,
             blobs,
             &header,
-            Start::first(clock::random_u64()),
+            Start { depth: wanted.lazy.map_or(0, |lead| lead.depth), ..Start::first(nonce) },
         ))
     }
 
@@ -352,6 +355,7 @@ impl Preparer {
             isolated: start.isolated,
             suspect: start.suspect,
             crashes: start.crashes,
+            depth: start.depth,
             cancel,
         }))
     }

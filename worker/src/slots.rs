@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::core::OnSlot;
 use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
+use crate::prepare::Preparer;
 use crate::spawn::{Spawned, Spawner};
-use crate::values::Values;
 
 mod bench;
 mod driven;
@@ -43,7 +43,7 @@ struct Shared {
     done: Mutex<Vec<Finish>>,
     /// Told when `done` has become non-empty.
     finished: Notify,
-    values: Arc<Values>,
+    preparer: Arc<Preparer>,
     /// How long a result waits for memory while none is freed.
     memory_wait: Duration,
     spawner: Spawner,
@@ -59,7 +59,7 @@ impl Slots {
     pub(crate) fn start(
         count: usize,
         resources: BTreeMap<String, u32>,
-        (values, memory_wait): (Arc<Values>, Duration),
+        (preparer, memory_wait): (Arc<Preparer>, Duration),
         spawner: Spawner,
         executor: Executor,
         driven: Option<Driven>,
@@ -70,7 +70,7 @@ impl Slots {
             work: Condvar::new(),
             done: Mutex::default(),
             finished: Notify::new(),
-            values,
+            preparer,
             memory_wait,
             spawner,
             executor,
@@ -138,7 +138,7 @@ impl Slots {
         }
     }
 
-    /// Takes all tasks off the bench: they must not start after all.
+    /// Takes all tasks off the bench: they must not start after all, nor does anything else.
     pub(crate) fn clear_bench(&self) -> Vec<Key> {
         self.shared.bench().clear()
     }
@@ -187,21 +187,40 @@ impl Shared {
 
     /// The life of a slot's thread.
     fn work_off(self: &Arc<Self>, number: usize) {
-        while let Some(runnable) = self.next(number) {
+        let mut follows = None;
+        while let Some(runnable) = follows.take().or_else(|| self.next(number)) {
             let began = Instant::now();
-            let (key, nonce) = (runnable.key, runnable.nonce);
             let (ended, spawn) = self.run(number, &runnable);
             let took = began.elapsed();
+            follows = self.follow(number, &runnable, &ended, spawn.is_some());
+            let (key, nonce) = (runnable.key, runnable.nonce);
             drop(runnable);
-            if self.finish(number, Finish { key, nonce, ended, spawn, took }) {
+            let next = follows.as_ref().map(Runnable::begun);
+            if self.finish(number, Finish { key, nonce, ended, spawn, took, next }) {
                 return;
             }
         }
     }
 
-    /// Frees the slot and tells of the end of its attempt; true when another slot has its place.
+    /// What the slot runs on with.
+    fn follow(
+        &self,
+        number: usize,
+        runnable: &Runnable,
+        ended: &Ended,
+        spawns: bool,
+    ) -> Option<Runnable> {
+        if spawns || !matches!(ended, Ended::Done(_)) {
+            return None;
+        }
+        let next = self.preparer.next_of(runnable)?;
+        self.bench().follow(number, &next).then_some(next)
+    }
+
+    /// Tells of the end of a slot's attempt and of what the slot goes on with, or frees it; true when
+    /// another slot has its place.
     fn finish(&self, number: usize, finish: Finish) -> bool {
-        let replaced = self.free(number);
+        let replaced = finish.next.is_none() && self.free(number);
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.push(finish);
         let first = done.len() == 1;
@@ -283,7 +302,7 @@ impl Shared {
         let Some(value) = value else {
             return failed(TaskErrorKind::Unusable, "the task returned nothing", false);
         };
-        match self.values.keep(runnable.key, generation, runnable.nonce, value, effect) {
+        match self.preparer.values.keep(runnable.key, generation, runnable.nonce, value, effect) {
             Ok(kept) => {
                 failpoint::hit(Point::ResultStored);
                 Ended::Done(kept)

@@ -2,7 +2,6 @@
 
 use bolthole_broker::error::{TaskError, TaskErrorKind};
 use bolthole_broker::limits::CRASHES_MAX;
-use bolthole_broker::registry::Body;
 use bolthole_broker::run::{End, Finished, Ready, Retry, Setback};
 use bolthole_broker::task::TaskKind;
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use tokio::time::Instant;
 
 use super::batch::{Entry, stands_alone};
 use super::{Core, Describe, Effect, Publish, Stage, Ticket};
-use crate::flight::{Doubt, Ended, Finish, Kept, Key, Prepared, TaskInfo, Wanted};
+use crate::flight::{Begun, Doubt, Ended, Finish, Kept, Key, Lead, Prepared, TaskInfo, Wanted};
 
 impl Core {
     /// Preparations have ended.
@@ -60,8 +59,7 @@ impl Core {
                         flight.attempt = runnable.attempt;
                         flight.leased = runnable.leased;
                         flight.earlier = runnable.earlier;
-                        flight.threaded =
-                            !runnable.isolated && matches!(runnable.body, Body::Sync(_));
+                        flight.threaded = runnable.is_threaded();
                         flight.suspect = runnable.suspect;
                         flight.crashes = runnable.crashes;
                         flight.cancel = Some(runnable.cancel.clone());
@@ -159,6 +157,9 @@ impl Core {
                 flight.stage == Stage::Running && flight.nonce == finish.nonce && !flight.void
             });
             if !current {
+                if let Some(begun) = finish.next {
+                    begun.cancel.cancel();
+                }
                 effects.push(Effect::Discard(vec![(key, finish.nonce)]));
                 if let Some((segment, _)) = finish.spawn {
                     effects.push(Effect::Unstage { run: key.0, segment });
@@ -181,6 +182,9 @@ impl Core {
                 Ended::Done(result) => {
                     let effect = self.kind_of(key) == TaskKind::Effect;
                     self.finish(key, done(result, effect), finish.spawn, now);
+                    if let Some(begun) = finish.next {
+                        self.run_on(key, begun);
+                    }
                     if finish.spawn.is_none() && !effect {
                         self.continue_from(key, known, &mut effects);
                     }
@@ -246,6 +250,32 @@ impl Core {
         self.batches.add(key.0, key.1.segment(), entry, now);
     }
 
+    /// A slot has gone on with a successor of the task that has just ended there.
+    fn run_on(&mut self, key: Key, begun: Begun) {
+        let next = begun.key;
+        // Committed elsewhere, and ready by that: it has come here by a message.
+        if self.flights.contains_key(&next) {
+            begun.cancel.cancel();
+            return;
+        }
+        let Some(flight) = self.flights.get_mut(&key) else { return };
+        flight.continued.push(next);
+        let (depth, parcel) = (flight.depth + 1, flight.parcel);
+        let parcel = parcel.filter(|parcel| self.parcels.lends(*parcel));
+        let (ready, info) = (Ready::first(next.1), Some(begun.info));
+        let wanted = Wanted { ready, info, doubt: Doubt::None, lazy: None };
+        self.take_off(next.0, &wanted, parcel, None, depth);
+        if let Some(parcel) = parcel {
+            self.parcels.add_tasks(parcel, 1);
+        }
+        if let Some(flight) = self.flights.get_mut(&next) {
+            flight.stage = Stage::Running;
+            flight.nonce = begun.nonce;
+            flight.threaded = begun.threaded;
+            flight.cancel = Some(begun.cancel);
+        }
+    }
+
     /// Runs on with the successors that need nothing but this result, before it is committed.
     fn continue_from(&mut self, key: Key, known: &impl Describe, effects: &mut Vec<Effect>) {
         let (run, _) = key;
@@ -269,7 +299,8 @@ impl Core {
                 continue;
             }
             let ready = Ready::first(*successor);
-            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy: Some(nonce) };
+            let lazy = Some(Lead { nonce, depth });
+            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy };
             self.take_off(run, &wanted, parcel, None, depth);
             if let Some(parcel) = parcel {
                 self.parcels.add_tasks(parcel, 1);

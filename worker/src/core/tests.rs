@@ -114,6 +114,7 @@ impl Desk {
             isolated: suspect > 0,
             suspect,
             crashes,
+            depth: 0,
             cancel: CancellationToken::new(),
         };
         self.core.on_prepared(vec![(key(index), Prepared::Run(Box::new(runnable)))], 0, now)
@@ -131,6 +132,7 @@ impl Desk {
             ended,
             spawn: None,
             took: Duration::from_millis(1),
+            next: None,
         };
         let chunk = Arc::clone(&self.chunk);
         self.core.on_finished(vec![finish], &chunk, 0, now)

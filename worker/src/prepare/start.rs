@@ -41,12 +41,13 @@ pub(super) struct Start {
     pub(super) isolated: bool,
     pub(super) suspect: u16,
     pub(super) crashes: u32,
+    pub(super) depth: u16,
 }
 
 impl Start {
     /// Of a first attempt that nobody has to be asked about.
     pub(super) fn first(nonce: u64) -> Self {
-        Self { attempt: 1, nonce, leased: false, isolated: false, suspect: 0, crashes: 0 }
+        Self { attempt: 1, nonce, leased: false, isolated: false, suspect: 0, crashes: 0, depth: 0 }
     }
 }
 

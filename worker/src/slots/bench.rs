@@ -26,6 +26,8 @@ pub(super) struct Bench {
     aside: BTreeMap<usize, Running>,
     /// Memory is short: one at a time.
     pub(super) throttled: bool,
+    /// The worker is to leave: nothing else starts.
+    pub(super) leaving: bool,
     pub(super) closed: bool,
 }
 
@@ -54,8 +56,9 @@ impl Bench {
         self.waiting.extend(tasks.into_iter().map(Waiting));
     }
 
-    /// Takes all tasks off.
+    /// Takes all tasks off, for good.
     pub(super) fn clear(&mut self) -> Vec<Key> {
+        self.leaving = true;
         let waiting = std::mem::take(&mut self.waiting);
         waiting.into_iter().map(|Waiting(runnable)| runnable.key).collect()
     }
@@ -99,6 +102,22 @@ impl Bench {
             OnSlot { key: found.key, nonce: found.nonce, since: Instant::now(), begun: !isolated };
         self.running.insert(number, Running { attempt, isolated, taken });
         Some(found)
+    }
+
+    /// The slot whose attempt has ended runs on with this task, as if it had been the first on the
+    /// bench. False when it is not, or cannot be: another thread has the slot.
+    pub(super) fn follow(&mut self, number: usize, next: &Runnable) -> bool {
+        let first = self.waiting.peek().is_none_or(|Waiting(other)| rank(other) < rank(next));
+        if !first || self.leaving || self.closed {
+            return false;
+        }
+        let Some(running) = self.running.get_mut(&number) else { return false };
+        if running.isolated || running.taken != next.info.class().options.resources {
+            return false;
+        }
+        let (key, nonce) = (next.key, next.nonce);
+        running.attempt = OnSlot { key, nonce, since: Instant::now(), begun: true };
+        true
     }
 
     /// The time of a slot's attempt begins now.
@@ -184,15 +203,13 @@ impl Bench {
 /// together.
 struct Waiting(Runnable);
 
-impl Waiting {
-    fn rank(&self) -> (i8, std::cmp::Reverse<Key>) {
-        (self.0.info.class().options.priority, std::cmp::Reverse(self.0.key))
-    }
+fn rank(task: &Runnable) -> (i8, std::cmp::Reverse<Key>) {
+    (task.info.class().options.priority, std::cmp::Reverse(task.key))
 }
 
 impl PartialEq for Waiting {
     fn eq(&self, other: &Self) -> bool {
-        self.rank() == other.rank()
+        rank(&self.0) == rank(&other.0)
     }
 }
 
@@ -206,6 +223,6 @@ impl PartialOrd for Waiting {
 
 impl Ord for Waiting {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.rank().cmp(&other.rank())
+        rank(&self.0).cmp(&rank(&other.0))
     }
 }

@@ -65,13 +65,23 @@ async fn in_body<T>(body: impl Future<Output = T>) -> T {
 impl Shared {
     /// The life of a slot.
     pub(super) async fn drive(self: Arc<Self>, number: usize) {
-        while let Some(runnable) = self.next_driven(number).await {
+        let mut follows = None;
+        loop {
+            let runnable = match follows.take() {
+                Some(next) => next,
+                None => match self.next_driven(number).await {
+                    Some(next) => next,
+                    None => return,
+                },
+            };
             let began = Instant::now();
-            let (key, nonce) = (runnable.key, runnable.nonce);
             let (ended, spawn) = self.run_driven(&runnable).await;
             let took = began.elapsed();
+            follows = self.follow(number, &runnable, &ended, spawn.is_some());
+            let (key, nonce) = (runnable.key, runnable.nonce);
             drop(runnable);
-            if self.finish(number, Finish { key, nonce, ended, spawn, took }) {
+            let next = follows.as_ref().map(Runnable::begun);
+            if self.finish(number, Finish { key, nonce, ended, spawn, took, next }) {
                 return;
             }
         }

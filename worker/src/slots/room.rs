@@ -23,7 +23,7 @@ impl Shared {
         // What an effect has done is done: not to say so would be worse than too much memory.
         let effect = runnable.info.class().kind == TaskKind::Effect;
         let bytes = value.bytes.len() as u64;
-        let held = self.values.held();
+        let held = self.preparer.values.held();
         let frees = !runnable.info.inputs(&runnable.ready).is_empty();
         if effect || !values::is_large(value.bytes.len()) || held.has_room(2 * bytes, frees) {
             return Ok(());

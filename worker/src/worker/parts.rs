@@ -196,9 +196,15 @@ impl Parts {
     }
 
     /// Where tasks run.
-    fn slots(&self, options: &Options, bodies: Handle, tasks: &Tasks) -> io::Result<Slots> {
+    fn slots(
+        &self,
+        options: &Options,
+        preparer: &Arc<Preparer>,
+        bodies: Handle,
+        tasks: &Tasks,
+    ) -> io::Result<Slots> {
         let spawner = Spawner { store: self.store.clone(), io: Handle::current() };
-        let values = (Arc::clone(&self.values), options.memory_wait);
+        let preparer = (Arc::clone(preparer), options.memory_wait);
         let driven = options.simulated.as_ref().map(|simulated| Driven {
             tasks: tasks.beside(),
             script: Arc::clone(&simulated.script),
@@ -209,7 +215,7 @@ impl Parts {
         let children = options.children.as_ref().filter(|_| driven.is_none());
         let children = children.map(|children| Children::new(children.memory_bytes));
         let executor = Executor { user: bodies, children };
-        Slots::start(options.slots, resources, values, spawner, executor, driven)
+        Slots::start(options.slots, resources, preparer, spawner, executor, driven)
     }
 
     /// The loop, with its slots and its consumer.
@@ -230,7 +236,7 @@ impl Parts {
             slots: options.slots,
             queues: served,
         });
-        let slots = self.slots(options, bodies, tasks)?;
+        let slots = self.slots(options, &preparer, bodies, tasks)?;
         let consumer = self.queue.consume(ConsumeOptions {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),
