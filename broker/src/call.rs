@@ -18,6 +18,8 @@ use crate::args::{Arg, BlobDigest};
 use crate::graph::Captured;
 use crate::id::{RunId, TaskId};
 
+mod raw;
+
 /// A value of any task, shared between the tasks of one process.
 pub type Shared = Arc<dyn Any + Send + Sync>;
 
@@ -222,7 +224,10 @@ pub struct Call {
 
 impl Call {
     /// The argument of parameter `number` as an owned value, decoded.
-    pub fn take<T: DeserializeOwned>(&self, number: usize) -> Result<T, Outcome> {
+    pub fn take<T: DeserializeOwned + 'static>(&self, number: usize) -> Result<T, Outcome> {
+        if let Some(value) = self.raw(number) {
+            return Ok(value);
+        }
         let bytes = self.assemble(number)?;
         rmp_serde::from_slice(&bytes).map_err(|error| {
             let type_name = std::any::type_name::<T>();
@@ -313,10 +318,12 @@ fn put_array_header(out: &mut Vec<u8>, count: usize) {
 impl Outcome {
     /// The outcome of a body that returned `value`.
     pub fn done<T: Serialize + Send + Sync + 'static>(value: T) -> Self {
-        match crate::args::encode(&value) {
-            Ok(bytes) => {
-                Self::Done(Value { bytes: Bytes::from(bytes), typed: Some(Arc::new(value)) })
-            }
+        let encoded = raw::value_of(&value).unwrap_or_else(|| {
+            let bytes = Bytes::from(crate::args::encode(&value)?);
+            Ok(Value { bytes, typed: Some(Arc::new(value)) })
+        });
+        match encoded {
+            Ok(value) => Self::Done(value),
             Err(error) => Self::Unusable(format!("the result cannot be encoded: {error}")),
         }
     }
@@ -326,7 +333,7 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    fn call(args: Vec<Arg>, inputs: Vec<Value>) -> Call {
+    pub(super) fn call(args: Vec<Arg>, inputs: Vec<Value>) -> Call {
         let run = RunId::new(0, 1);
         let ctx = Ctx::new(
             run,
@@ -338,7 +345,7 @@ mod tests {
         Call { args, inputs, blobs: HashMap::new(), states: Arc::new(States::new()), ctx }
     }
 
-    fn done<T: Serialize + Send + Sync + 'static>(value: T) -> Value {
+    pub(super) fn done<T: Serialize + Send + Sync + 'static>(value: T) -> Value {
         match Outcome::done(value) {
             Outcome::Done(value) => value,
             other => panic!("{other:?}"),

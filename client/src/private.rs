@@ -72,7 +72,7 @@ pub trait TaskFailure: Into<Box<dyn Error + Send + Sync>> {}
 impl<E: Into<Box<dyn Error + Send + Sync>>> TaskFailure for E {}
 
 /// The argument of parameter `number`, owned.
-pub fn take<T: Argument>(call: &Call, number: usize) -> Result<T, Outcome> {
+pub fn take<T: Argument + 'static>(call: &Call, number: usize) -> Result<T, Outcome> {
     call.take(number)
 }
 

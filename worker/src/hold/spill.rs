@@ -9,6 +9,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use bolthole_broker::clock::random_bytes;
 use bolthole_broker::failpoint::{self, Point};
@@ -21,6 +23,11 @@ use rustix::fs::{FlockOperation, flock};
 const MAGIC: [u8; 8] = *b"BHSPILL1";
 /// Magic, length and digest.
 const HEADER_BYTES: usize = 32;
+
+/// How often and with what pauses the lock of a folder is asked for that nobody else should want:
+/// five seconds, far more than removing a folder that was never filled takes.
+const LOCK_TRIES: u32 = 1_000;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The folder of one incarnation.
 #[derive(Debug)]
@@ -50,9 +57,7 @@ impl SpillFolder {
         let dir = parent.join(incarnation.to_string());
         let lock_path = lock_path(&dir);
         // The lock first: a folder without one is anybody's to remove.
-        let lock = try_lock(&lock_path)?.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::AlreadyExists, "the spill folder has another owner")
-        })?;
+        let lock = own_lock(&lock_path)?;
         private_dir(&dir)?;
         Ok(Self { dir, lock_path, _lock: lock })
     }
@@ -167,6 +172,18 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Takes the lock of this worker's own folder. Others that start at the same time have it for a
+/// moment: between the making of its file and this lock they take the folder for a dead worker's.
+fn own_lock(path: &Path) -> io::Result<File> {
+    for _ in 0..LOCK_TRIES {
+        if let Some(lock) = try_lock(path)? {
+            return Ok(lock);
+        }
+        sleep(LOCK_PAUSE);
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "the spill folder has another owner"))
 }
 
 /// Removes the folders in `parent` whose owners are dead. What fails is left to the next start.

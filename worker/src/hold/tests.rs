@@ -241,6 +241,20 @@ async fn folders_of_the_dead_are_removed_and_those_of_the_living_are_not() {
     assert!(Held::open(twice).await.is_err(), "two owners of one folder");
 }
 
+#[test]
+fn workers_that_start_at_the_same_time_leave_each_other_their_folders() {
+    let parent = tempdir().unwrap();
+    let start = || {
+        for _ in 0..50 {
+            let folder = SpillFolder::open(parent.path(), new_incarnation()).unwrap();
+            folder.write(b"here", Digest::of(b"here")).unwrap();
+            folder.remove().unwrap();
+        }
+    };
+    std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(start))));
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_result_waits_for_memory_while_any_is_freed_and_no_longer() {
     let held = open(None, new_incarnation()).await;
