@@ -68,5 +68,5 @@ impl Durable {
 
 /// Whether these are the bytes that were committed.
 fn is_whole(bytes: &[u8], record: &HeldRecord) -> bool {
-    bytes.len() as u64 == record.length && crate::locator::digest(bytes) == record.digest
+    bytes.len() as u64 == record.length && Digest::of(bytes).to_bytes() == record.digest
 }

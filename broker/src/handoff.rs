@@ -14,6 +14,7 @@
 
 pub mod auth;
 pub mod budget;
+mod digest;
 pub mod fetch;
 pub mod frame;
 mod link;
@@ -22,6 +23,7 @@ pub mod wire;
 
 pub use auth::{ClusterSecret, EmptySecret, HandoffKey};
 pub use budget::Budget;
+pub use digest::{Digest, Digester};
 pub use fetch::{FetchError, Fetcher, Peer, Pushed, Want, is_shortage};
-pub use frame::{Digest, Frame};
+pub use frame::Frame;
 pub use ports::{Port, Ports};

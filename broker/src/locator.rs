@@ -177,7 +177,7 @@ impl Copies {
 pub struct HeldRecord {
     /// Encoded bytes.
     pub length: u64,
-    /// The first 16 bytes of the value's BLAKE3 hash.
+    /// The value's [`Digest`](crate::handoff::Digest).
     pub digest: [u8; 16],
     /// The attempt that made it.
     pub nonce: u64,
@@ -242,13 +242,6 @@ impl HeldRecord {
         name[16..24].copy_from_slice(&self.nonce.to_be_bytes());
         name
     }
-}
-
-/// The digest that [`HeldRecord`] carries.
-pub fn digest(value: &[u8]) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(value).as_bytes()[..16]);
-    short
 }
 
 #[cfg(test)]

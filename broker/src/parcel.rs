@@ -1,11 +1,12 @@
-//! A parcel: the AMQP message that says "these tasks are ready". Their descriptors may ride along as
-//! a cache; without them the worker reads the chunks from the store.
+//! A parcel: the AMQP message that says "these tasks are ready". Their descriptors and the header of
+//! their run may ride along as a cache; without them the worker reads them from the store.
 //!
 //! ```text
 //! "BHP1" · run (16 bytes) · store epoch: length, text ·
 //!   count · count × difference ·
 //!   n, n × ( steps · generation · forwarded: 0, or its id + 1 ) ·
-//!   chunks: n, n × ( segment · length, descriptor chunk )
+//!   chunks: n, n × ( segment · length, descriptor chunk ) ·
+//!   header: 0, or n + 1, n × ( length, name · length, value )
 //! ```
 //! Task ids stand in the order in which they are to be run, each as its difference to the one before
 //! (the first to 0), folded so that small negative numbers are short. Tasks that were rearmed or
@@ -19,7 +20,7 @@ use crate::descriptor::{CHUNK_OVERHEAD, Chunk, ChunkWriter, Descriptor, encode_c
 use crate::graph::Segment;
 use crate::id::{RunId, TaskId};
 use crate::limits::{CHUNK_TASKS, PARCEL_BYTES_MAX, PARCEL_TASKS_MAX};
-use crate::run::Ready;
+use crate::run::{Header, Ready};
 use crate::store::Epoch;
 use crate::task::TaskClass;
 use crate::wire::{Reader, WireError, put_bytes, put_varint};
@@ -27,8 +28,12 @@ use crate::wire::{Reader, WireError, put_bytes, put_varint};
 pub(crate) const MAGIC: [u8; 4] = *b"BHP1";
 /// Bytes of an epoch: a Redis server's has 40.
 const EPOCH_BYTES_MAX: usize = 64;
-/// Bytes of a parcel beside its tasks and chunks: magic, run, epoch, three counts.
-const HEAD_BYTES: usize = 4 + 16 + 1 + EPOCH_BYTES_MAX + 3 * 2;
+/// Bytes of a parcel beside its tasks, chunks and header: magic, run, epoch, four counts.
+const HEAD_BYTES: usize = 4 + 16 + 1 + EPOCH_BYTES_MAX + 4 * 2;
+/// Bytes of a run's header that ride along, with their lengths of so many bytes: enough for what
+/// names a caller or a trace.
+const HEADER_BYTES_MAX: usize = 512;
+const LENGTH_BYTES: usize = 2;
 /// Bytes of one task, at the most: the difference of ids of 48 bits, steps, generation, an id.
 const TASK_BYTES: usize = 7 + 2 + 2 + 7;
 /// Bytes of a chunk in a parcel beside its classes and tasks, at the most.
@@ -46,6 +51,8 @@ pub struct Parcel {
     pub tasks: Vec<Ready>,
     /// Descriptors of some or all of them by segment.
     pub chunks: Vec<(u32, Chunk)>,
+    /// What travels with the run, when it is small.
+    pub header: Option<Header>,
 }
 
 /// An encoded parcel and the queue it is for.
@@ -67,7 +74,7 @@ impl Parcel {
         for (segment, chunk) in &self.chunks {
             chunks.push((*segment, chunk.encode()?));
         }
-        encode(self.run, &self.epoch, &self.tasks, &chunks)
+        encode(self.run, &self.epoch, &self.tasks, &chunks, self.header.as_ref())
     }
 
     /// Reads a parcel; trusts none of its bytes.
@@ -86,8 +93,9 @@ impl Parcel {
             let chunk = bytes.slice_ref(reader.bytes("descriptor chunk")?);
             chunks.push((segment, Chunk::decode(&chunk, segment)?));
         }
+        let header = take_header(&mut reader)?;
         reader.finish()?;
-        Ok(Self { run, epoch, tasks, chunks })
+        Ok(Self { run, epoch, tasks, chunks, header })
     }
 
     /// The class and descriptor of a task, when the parcel carries them.
@@ -112,7 +120,7 @@ impl Parcel {
         let max_tasks = max_tasks.clamp(1, PARCEL_TASKS_MAX);
         let parcels = ready.chunks(max_tasks).map(|tasks| {
             let described: Vec<_> = tasks.iter().filter_map(|ready| describe(ready.task)).collect();
-            encode(run, epoch, tasks, &pack_chunks(tasks.len(), described)?)
+            encode(run, epoch, tasks, &pack_chunks(tasks.len(), described)?, None)
         });
         parcels.collect()
     }
@@ -123,11 +131,13 @@ type Described = (u16, Arc<Chunk>);
 
 impl Segment {
     /// Parcels with descriptors for ready tasks of this segment, by index in the order in which
-    /// they are to be run; each parcel is for one queue, of up to `max_tasks` tasks.
+    /// they are to be run, and with the header of their run; each parcel is for one queue, of up to
+    /// `max_tasks` tasks.
     pub fn parcels(
         &self,
         run: RunId,
         epoch: &Epoch,
+        header: &Header,
         ready: &[u16],
         max_tasks: usize,
     ) -> Result<Vec<Addressed>, WireError> {
@@ -152,19 +162,18 @@ impl Segment {
             let (queue, tasks) = &mut open[place];
             tasks.push((index, chunk));
             if tasks.len() == max_tasks {
-                parcels.push(self.address(run, epoch, queue, &std::mem::take(tasks))?);
+                parcels.push(self.address((run, epoch, header), queue, &std::mem::take(tasks))?);
             }
         }
         for (queue, tasks) in open.iter().filter(|(_, tasks)| !tasks.is_empty()) {
-            parcels.push(self.address(run, epoch, queue, tasks)?);
+            parcels.push(self.address((run, epoch, header), queue, tasks)?);
         }
         Ok(parcels)
     }
 
     fn address(
         &self,
-        run: RunId,
-        epoch: &Epoch,
+        (run, epoch, header): (RunId, &Epoch, &Header),
         queue: &str,
         tasks: &[Described],
     ) -> Result<Addressed, WireError> {
@@ -174,7 +183,8 @@ impl Segment {
             let task = chunk.task(*index)?;
             Some((chunk.class(task)?, task))
         });
-        let bytes = encode(run, epoch, &ids, &pack_chunks(ids.len(), described.collect())?)?;
+        let chunks = pack_chunks(ids.len(), described.collect())?;
+        let bytes = encode(run, epoch, &ids, &chunks, Some(header))?;
         Ok(Addressed { queue: queue.to_owned(), tasks: ids.len(), bytes })
     }
 
@@ -183,9 +193,10 @@ impl Segment {
         &self,
         run: RunId,
         epoch: &Epoch,
+        header: &Header,
         max_tasks: usize,
     ) -> Result<Vec<Addressed>, WireError> {
-        self.parcels(run, epoch, &self.sources, max_tasks)
+        self.parcels(run, epoch, header, &self.sources, max_tasks)
     }
 }
 
@@ -195,7 +206,7 @@ fn pack_chunks(
     mut described: Vec<(&TaskClass, &Descriptor)>,
 ) -> Result<Vec<(u32, Vec<u8>)>, WireError> {
     described.sort_unstable_by_key(|(_, task)| task.id);
-    let mut room = PARCEL_BYTES_MAX - HEAD_BYTES - TASK_BYTES * tasks;
+    let mut room = PARCEL_BYTES_MAX - HEAD_BYTES - HEADER_BYTES_MAX - TASK_BYTES * tasks;
     let mut chunks = Vec::new();
     let mut scratch = Vec::new();
     for of_segment in described.chunk_by(|(_, a), (_, b)| a.id.segment() == b.id.segment()) {
@@ -231,6 +242,7 @@ fn encode(
     epoch: &Epoch,
     tasks: &[Ready],
     chunks: &[(u32, Vec<u8>)],
+    header: Option<&Header>,
 ) -> Result<Bytes, WireError> {
     limit("tasks of a parcel", tasks.len(), PARCEL_TASKS_MAX)?;
     limit("bytes of a store epoch", epoch.0.len(), EPOCH_BYTES_MAX)?;
@@ -238,7 +250,7 @@ fn encode(
         return Err(WireError::Invalid("a parcel without tasks"));
     }
     let bytes: usize = chunks.iter().map(|(_, chunk)| CHUNK_BYTES + chunk.len()).sum();
-    let fits = HEAD_BYTES + TASK_BYTES * tasks.len() + bytes <= PARCEL_BYTES_MAX;
+    let fits = HEAD_BYTES + HEADER_BYTES_MAX + TASK_BYTES * tasks.len() + bytes <= PARCEL_BYTES_MAX;
     let chunks = if fits { chunks } else { &[] };
     let mut out = Vec::with_capacity(HEAD_BYTES + 2 * tasks.len() + bytes);
     out.extend_from_slice(&MAGIC);
@@ -250,7 +262,34 @@ fn encode(
         put_varint(&mut out, u64::from(*segment));
         put_bytes(&mut out, chunk);
     }
+    put_header(&mut out, header);
     Ok(Bytes::from(out))
+}
+
+/// A header that is too large is left out: it is in the store.
+fn put_header(out: &mut Vec<u8>, header: Option<&Header>) {
+    let pair = |(name, value): (&String, &String)| 2 * LENGTH_BYTES + name.len() + value.len();
+    let small = |header: &&Header| header.iter().map(pair).sum::<usize>() <= HEADER_BYTES_MAX;
+    let Some(header) = header.filter(small) else { return out.push(0) };
+    put_varint(out, header.len() as u64 + 1);
+    for text in header.iter().flat_map(|(name, value)| [name, value]) {
+        put_bytes(out, text.as_bytes());
+    }
+}
+
+fn take_header(reader: &mut Reader<'_>) -> Result<Option<Header>, WireError> {
+    let count = reader.bounded("header of a run", HEADER_BYTES_MAX)?;
+    let Some(count) = count.checked_sub(1) else { return Ok(None) };
+    let mut header = Header::new();
+    let mut text = || {
+        let bytes = reader.bytes("header of a run")?;
+        let text = std::str::from_utf8(bytes).map_err(|_| WireError::Invalid("header of a run"))?;
+        Ok(text.to_owned())
+    };
+    for _ in 0..count {
+        header.insert(text()?, text()?);
+    }
+    Ok(Some(header))
 }
 
 fn put_tasks(out: &mut Vec<u8>, tasks: &[Ready]) {
@@ -356,11 +395,17 @@ mod tests {
         fn a_parcel_reads_back(
             run: u128,
             tasks in prop::collection::vec(ready(), 1..=PARCEL_TASKS_MAX),
+            header in prop::option::of(prop::collection::btree_map(".{0,9}", ".{0,90}", 0..9)),
         ) {
             let run = RunId::from_bytes(run.to_be_bytes());
-            let parcel = Parcel { run, epoch: epoch(), tasks, chunks: vec![] };
+            let mut parcel = Parcel { run, epoch: epoch(), tasks, chunks: vec![], header };
             let bytes = parcel.encode().unwrap();
-            prop_assert!(bytes.len() <= HEAD_BYTES + parcel.tasks.len() * TASK_BYTES);
+            let most = HEAD_BYTES + HEADER_BYTES_MAX + parcel.tasks.len() * TASK_BYTES;
+            prop_assert!(bytes.len() <= most);
+            let size = |header: &Header| -> usize {
+                header.iter().map(|(name, value)| 4 + name.len() + value.len()).sum()
+            };
+            parcel.header = parcel.header.filter(|header| size(header) <= HEADER_BYTES_MAX);
             prop_assert_eq!(Parcel::decode(&bytes), Ok(parcel));
         }
 
@@ -442,7 +487,7 @@ mod tests {
         let chunk = Chunk { classes, tasks: vec![task(0, 0, PARCEL_BYTES_MAX)] };
         let tasks = vec![Ready::first(TaskId::new(0, 0))];
         let (run, chunks) = (RunId::new(1, 2), vec![(0, chunk)]);
-        let parcel = Parcel { run, epoch: epoch(), tasks, chunks };
+        let parcel = Parcel { run, epoch: epoch(), tasks, chunks, header: None };
         let bytes = parcel.encode().unwrap();
         assert_eq!(Parcel::decode(&bytes), Ok(Parcel { chunks: vec![], ..parcel.clone() }));
         assert!(Parcel { tasks: vec![], ..parcel.clone() }.encode().is_err());

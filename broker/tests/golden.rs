@@ -95,6 +95,7 @@ fn parcels_are_as_they_were() {
             Ready { generation: 2, forwarded: Some(TaskId::new(1 << 31, 0)), task: rearmed },
         ],
         chunks: vec![(3, chunk())],
+        header: Some([("user".to_owned(), "ada".to_owned())].into()),
     };
     let stored = golden("parcel_v1.bin", &parcel.encode().unwrap());
     assert_eq!(Parcel::decode(&stored), Ok(parcel));

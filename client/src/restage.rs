@@ -108,7 +108,7 @@ impl Core {
         blobs: Vec<(BlobDigest, Bytes)>,
     ) -> Result<()> {
         let kept = staged.keep(segment, blobs);
-        self.restaging_if_lost(staged, || self.stage_kept(staged.run, &kept)).await
+        self.restaging_if_lost(staged, || self.stage_kept(staged, &kept)).await
     }
 
     /// No more segments of the run will come from this client. A store that has begun another life
@@ -144,8 +144,9 @@ impl Core {
         }
     }
 
-    async fn stage_kept(&self, run: RunId, kept: &Kept) -> Result<()> {
-        self.stage(run, &kept.segment, &kept.blobs).await
+    async fn stage_kept(&self, staged: &Staged, kept: &Kept) -> Result<()> {
+        let header = &staged.open.header;
+        self.stage(staged.run, header, &kept.segment, &kept.blobs).await
     }
 
     /// Stages again what the store has lost of a run since it began another life; whether it has.
@@ -195,7 +196,7 @@ impl Core {
         for kept in again {
             tracing::info!(%run, segment = kept.segment.number, "the store has lost a segment");
             self.watchman.count();
-            self.stage_kept(run, &kept).await?;
+            self.stage_kept(staged, &kept).await?;
         }
         let (unpinned, cancelled, closed) = {
             let log = staged.log();

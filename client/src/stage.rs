@@ -10,7 +10,7 @@ use bolthole_broker::id::RunId;
 use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
 use bolthole_broker::parcel::{Addressed, Parcel};
 use bolthole_broker::queue::{Lane, QueueName, Route};
-use bolthole_broker::run::{Activate, Activated, Ready, Stage};
+use bolthole_broker::run::{Activate, Activated, Header, Ready, Stage};
 use bolthole_broker::store::Epoch;
 use bytes::Bytes;
 
@@ -35,6 +35,7 @@ impl Core {
     pub(crate) async fn stage(
         &self,
         run: RunId,
+        header: &Header,
         segment: &Segment,
         blobs: &[(BlobDigest, Bytes)],
     ) -> Result<()> {
@@ -44,11 +45,11 @@ impl Core {
             self.put_blobs(run, blobs).await?;
             self.write(run, segment).await?;
             if self.epoch_now().await? == life {
-                return self.begin(run, segment).await;
+                return self.begin(run, header, segment).await;
             }
         }
         self.write(run, segment).await?;
-        self.begin(run, segment).await
+        self.begin(run, header, segment).await
     }
 
     /// Writes a segment, which is not a part of the run yet.
@@ -65,11 +66,11 @@ impl Core {
     }
 
     /// Makes a segment that is written a part of the run.
-    async fn begin(&self, run: RunId, segment: &Segment) -> Result<()> {
+    async fn begin(&self, run: RunId, header: &Header, segment: &Segment) -> Result<()> {
         failpoint::reach(Point::ActivateBeforeSend).await;
         let ready = self.activate(run, segment).await?;
         failpoint::reach(Point::ActivateAfterReply).await;
-        self.ring(run, segment, &in_order(segment, &ready)).await;
+        self.ring(run, header, segment, &in_order(segment, &ready)).await;
         failpoint::reach(Point::SubmitPublished).await;
         Ok(())
     }
@@ -106,10 +107,10 @@ impl Core {
     }
 
     /// Publishes ready tasks. What cannot be published is found in the store by the workers.
-    async fn ring(&self, run: RunId, segment: &Segment, ready: &[u16]) {
+    async fn ring(&self, run: RunId, header: &Header, segment: &Segment, ready: &[u16]) {
         let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
         let parcels = match self.epoch().await {
-            Ok(epoch) => segment.parcels(run, &epoch, ready, size).map_err(Error::from),
+            Ok(epoch) => segment.parcels(run, &epoch, header, ready, size).map_err(Error::from),
             Err(error) => Err(error),
         };
         match parcels {

@@ -66,7 +66,7 @@ pub async fn submit_open(
         let Activated::Active { ready } = store.activate(run, &activate).await? else {
             anyhow::bail!("the segment was not activated");
         };
-        parcels.extend(segment.parcels(run, &epoch, &ready, 16)?);
+        parcels.extend(segment.parcels(run, &epoch, &open.header, &ready, 16)?);
     }
     for parcel in parcels {
         let route = Route::lo(&QueueName::new(&parcel.queue)?);

@@ -76,6 +76,11 @@ fn put<K: Copy + Eq + Hash, V: Clone>(cache: &Mutex<Cache<K, V>>, key: K, value:
     cache.lock().unwrap_or_else(PoisonError::into_inner).put(key, value, bytes);
 }
 
+/// What a header takes here.
+fn size_of(header: &Header) -> usize {
+    64 + header.iter().map(|(name, value)| name.len() + value.len() + 64).sum::<usize>()
+}
+
 fn chunk_of(task: TaskId) -> (u32, u32) {
     (task.segment(), u32::from(task.index()) / u32::try_from(limits::CHUNK_TASKS).unwrap_or(1))
 }
@@ -119,10 +124,19 @@ impl Known {
             return Ok(Some(header));
         }
         let Some(status) = self.store.status(run).await? else { return Ok(None) };
-        let bytes = status.header.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        let bytes = size_of(&status.header);
         let header = Arc::new(status.header);
         put(&self.headers, run, Arc::clone(&header), bytes);
         Ok(Some(header))
+    }
+
+    /// What travels with a run, as a message says; it is the same for as long as the run is there.
+    pub(crate) fn put_header(&self, run: RunId, header: Header) {
+        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !headers.values.contains_key(&run) {
+            let bytes = size_of(&header);
+            headers.put(run, Arc::new(header), bytes);
+        }
     }
 
     pub(crate) fn header_at_hand(&self, run: RunId) -> Option<Arc<Header>> {

@@ -283,7 +283,7 @@ impl Shell {
 
     async fn take_delivery(&mut self, delivery: Delivery) {
         failpoint::reach(Point::DeliveryReceived).await;
-        let parcel = match Parcel::decode(&delivery.body) {
+        let mut parcel = match Parcel::decode(&delivery.body) {
             Ok(parcel) => parcel,
             Err(error) => {
                 let queue = self.publisher.queue.clone();
@@ -302,6 +302,9 @@ impl Shell {
             }
         };
         self.pulse.parcels.add(1);
+        if let Some(header) = parcel.header.take() {
+            self.preparer.known.put_header(parcel.run, header);
+        }
         let doubt = if parcel.epoch == Epoch::suspicious() {
             Doubt::DEADLY
         } else if delivery.redelivered {

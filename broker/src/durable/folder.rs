@@ -182,7 +182,7 @@ mod tests {
         let run = RunId::new(1, 2);
         let key = ResultKey { run, task: TaskId::new(0, 7), generation: 1, nonce: 9 };
         let bytes = Bytes::from(vec![5; 100_000]);
-        let (length, digest) = (bytes.len() as u64, crate::locator::digest(&bytes));
+        let (length, digest) = (bytes.len() as u64, crate::handoff::Digest::of(&bytes).to_bytes());
         let copies = Copies { folder: true, ..Copies::default() };
         let record = HeldRecord { length, digest, nonce: 9, copies };
         folder.write(key, bytes.clone()).await.unwrap();

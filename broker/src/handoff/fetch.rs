@@ -14,9 +14,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub use self::error::{FetchError, is_shortage};
+use super::Digest;
 use super::auth::{ClusterSecret, HandoffKey, greet};
 use super::budget::Budget;
-use super::frame::{Digest, Reason};
+use super::frame::Reason;
 use super::link::Link;
 use super::ports::Ports;
 use crate::id::{Incarnation, ResultKey};

@@ -13,8 +13,9 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use self::pending::{Get, Pending, Table};
+use super::Digest;
 use super::fetch::{FetchError, Pushed, Want};
-use super::frame::{CHUNK, Digest, Frame};
+use super::frame::{CHUNK, Frame};
 use super::wire::{FrameReader, FrameWriter, WireError};
 use crate::id::ResultKey;
 use crate::limits::{

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use super::Digest;
 use super::fetch::{FetchError, Peer, Pushed, Want};
-use super::frame::Digest;
 use crate::id::{Incarnation, ResultKey};
 use crate::limits::HANDOFF_STALL;
 

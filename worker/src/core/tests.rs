@@ -78,7 +78,7 @@ impl Desk {
         let delivery = self.deliveries.pop().unwrap();
         let tasks = indexes.iter().map(|index| Ready::first(TaskId::new(0, *index))).collect();
         let epoch = StoreEpoch("memory".to_owned());
-        let parcel = Parcel { run: RUN(), epoch, tasks, chunks: vec![] };
+        let parcel = Parcel { run: RUN(), epoch, tasks, chunks: vec![], header: None };
         (delivery.tag, self.core.on_delivery(&delivery, parcel, Doubt::None, now))
     }
 

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 
-use super::Digest;
 use super::{CHUNK, Frame, FrameError, KEY_BYTES, MAGIC, NONCE_BYTES, PREFIX_BYTES, PUSH, Reason};
+use crate::handoff::Digest;
 use crate::id::{Incarnation, ResultKey, RunId, TaskId};
 use crate::limits::{HANDOFF_CHUNK_BYTES, HANDOFF_KEYS_MAX};
 

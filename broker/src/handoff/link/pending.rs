@@ -8,8 +8,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::handoff::fetch::{FetchError, Pushed, Want};
-use crate::handoff::frame::{CHUNK, Digest, Frame};
+use crate::handoff::frame::{CHUNK, Frame};
 use crate::handoff::wire::WireError;
+use crate::handoff::{Digest, Digester};
 
 /// A request that has not been answered in full.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ pub(super) struct Partial {
     buffer: Vec<u8>,
     length: usize,
     digest: Digest,
-    hasher: Box<blake3::Hasher>,
+    digester: Digester,
 }
 
 impl Partial {
@@ -79,7 +80,7 @@ impl Partial {
         let length = usize::try_from(want.length).map_err(|_| no_memory())?;
         let mut buffer = Vec::new();
         buffer.try_reserve_exact(length).map_err(|_| no_memory())?;
-        Ok(Self { buffer, length, digest: want.digest, hasher: Box::default() })
+        Ok(Self { buffer, length, digest: want.digest, digester: Digester::default() })
     }
 
     /// Whether a piece of `length` bytes can come now.
@@ -95,7 +96,7 @@ impl Partial {
     /// Takes note of the last `length` bytes of the buffer.
     pub(super) fn absorb(&mut self, length: usize) {
         let start = self.buffer.len().saturating_sub(length);
-        self.hasher.update(&self.buffer[start..]);
+        self.digester.update(&self.buffer[start..]);
     }
 
     fn is_complete(&self) -> bool {
@@ -103,7 +104,7 @@ impl Partial {
     }
 
     fn verify(self) -> Result<Bytes, FetchError> {
-        if Digest::of_hash(&self.hasher.finalize()) == self.digest {
+        if self.digester.finish() == self.digest {
             Ok(Bytes::from(self.buffer))
         } else {
             Err(FetchError::Corrupt)

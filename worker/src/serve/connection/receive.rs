@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bolthole_broker::handoff::frame::{PUSH, Reason};
 use bolthole_broker::handoff::wire::{FrameReader, WireError};
-use bolthole_broker::handoff::{Digest, Frame};
+use bolthole_broker::handoff::{Digest, Digester, Frame};
 use bolthole_broker::id::ResultKey;
 use bolthole_broker::limits::HANDOFF_REQUESTS_MAX;
 use bytes::Bytes;
@@ -23,7 +23,7 @@ struct Offer {
     length: usize,
     digest: Digest,
     buffer: Vec<u8>,
-    hasher: Box<blake3::Hasher>,
+    digester: Digester,
     _admitted: Admitted,
 }
 
@@ -53,8 +53,8 @@ impl Offers {
         if buffer.try_reserve_exact(length).is_err() {
             return Ok(busy);
         }
-        let hasher = Box::default();
-        let offer = Offer { key, length, digest, buffer, hasher, _admitted: admitted };
+        let digester = Digester::default();
+        let offer = Offer { key, length, digest, buffer, digester, _admitted: admitted };
         if length == 0 {
             return Ok(offer.finish(request, shared));
         }
@@ -82,7 +82,7 @@ impl Offers {
             return Err(WireError::Turn(PUSH));
         }
         reader.append(&mut offer.buffer, length).await?;
-        offer.hasher.update(&offer.buffer[start..]);
+        offer.digester.update(&offer.buffer[start..]);
         if offer.buffer.len() < offer.length {
             return Ok(None);
         }
@@ -92,7 +92,7 @@ impl Offers {
 
 impl Offer {
     fn finish(self, request: u32, shared: &Shared) -> Frame {
-        if Digest::of_hash(&self.hasher.finalize()) != self.digest {
+        if self.digester.finish() != self.digest {
             return Frame::Refused { request, reason: Reason::Corrupt };
         }
         // A result is only moved once it is committed.
