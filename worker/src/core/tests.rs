@@ -1,5 +1,6 @@
 //! The core alone: events by hand, effects looked at.
 
+mod follow;
 mod life;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
