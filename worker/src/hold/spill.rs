@@ -9,8 +9,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::Duration;
 
 use bolthole_broker::clock::random_bytes;
 use bolthole_broker::failpoint::{self, Point};
@@ -23,11 +21,6 @@ use rustix::fs::{FlockOperation, flock};
 const MAGIC: [u8; 8] = *b"BHSPILL1";
 /// Magic, length and digest.
 const HEADER_BYTES: usize = 32;
-
-/// How often and with what pauses the lock of a folder is asked for that nobody else should want:
-/// five seconds, far more than removing a folder that was never filled takes.
-const LOCK_TRIES: u32 = 1_000;
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The folder of one incarnation.
 #[derive(Debug)]
@@ -174,16 +167,18 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Takes the lock of this worker's own folder. Others that start at the same time have it for a
-/// moment: between the making of its file and this lock they take the folder for a dead worker's.
+/// Makes the lock of this worker's own folder. Its file is locked before it has its name: others
+/// that start at the same time would take one that is not for a dead worker's.
 fn own_lock(path: &Path) -> io::Result<File> {
-    for _ in 0..LOCK_TRIES {
-        if let Some(lock) = try_lock(path)? {
-            return Ok(lock);
-        }
-        sleep(LOCK_PAUSE);
+    let taken =
+        || io::Error::new(io::ErrorKind::AlreadyExists, "the spill folder has another owner");
+    if path.exists() {
+        return Err(taken());
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, "the spill folder has another owner"))
+    let unnamed = path.with_extension("new");
+    let lock = try_lock(&unnamed)?.ok_or_else(taken)?;
+    fs::rename(&unnamed, path)?;
+    Ok(lock)
 }
 
 /// Removes the folders in `parent` whose owners are dead. What fails is left to the next start.
