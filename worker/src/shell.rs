@@ -184,6 +184,8 @@ impl Shell {
             }
             let now = Instant::now();
             if !finished.is_empty() {
+                let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
+                self.pulse.started.add(followed as u64);
                 let known = Arc::clone(&self.preparer.known);
                 let random = clock::random_u64();
                 let effects = self.core.on_finished(finished, &*known, random, now);
