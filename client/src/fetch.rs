@@ -47,6 +47,18 @@ struct HeldResult {
     record: HeldRecord,
 }
 
+impl HeldResult {
+    fn want(&self) -> Want {
+        let HeldRecord { length, digest, .. } = self.record;
+        Want { key: self.key, length, digest: Digest::from_bytes(digest) }
+    }
+}
+
+/// Whether a holder that cannot be connected to, or not for the moment, may be there all the same.
+fn may_be_there(error: &FetchError) -> bool {
+    error.is_retryable() || matches!(error, FetchError::Refused { .. })
+}
+
 impl Core {
     /// Where tasks stand, in their order. An error of the whole request is that of each task.
     pub(crate) async fn find(&self, run: RunId, tasks: &[TaskId]) -> Vec<Result<Found>> {
@@ -198,23 +210,34 @@ impl Core {
                 return;
             }
         };
-        let fetched = match worker.zip(peer) {
+        let holder = worker.zip(peer.as_ref());
+        let fetched = match holder {
             // The worker is gone, and what it held with it.
             None => results.iter().map(|_| Err(FetchError::NotHeld)).collect(),
             Some((worker, peer)) => {
-                let want = |result: &HeldResult| Want {
-                    key: result.key,
-                    length: result.record.length,
-                    digest: Digest::from_bytes(result.record.digest),
-                };
-                self.fetch_patiently(worker, &peer, results.iter().map(want).collect()).await
+                let wants = results.iter().map(HeldResult::want).collect();
+                self.fetch_patiently(worker, peer, wants, FetchError::is_retryable).await
             }
         };
         for (result, fetched) in results.iter().zip(fetched) {
-            found[result.place] = Some(match fetched {
+            let refused = matches!(fetched, Err(FetchError::Refused { .. }));
+            let mut value = match fetched {
                 Ok(bytes) => Ok(Found::Value(bytes)),
                 Err(error) => self.copy_of(run, result, error).await,
-            });
+            };
+            let gone = value.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Gone);
+            // Nobody will compute it again: whether its holder is only cut off is worth a wait.
+            if refused
+                && gone
+                && let Some((worker, peer)) = holder
+            {
+                let wants = vec![result.want()];
+                let again = self.fetch_patiently(worker, peer, wants, may_be_there).await;
+                if let Some(Ok(bytes)) = again.into_iter().next() {
+                    value = Ok(Found::Value(bytes));
+                }
+            }
+            found[result.place] = Some(value);
         }
     }
 
@@ -234,20 +257,19 @@ impl Core {
         }
     }
 
-    /// Fetches, and again what failed for a reason that may pass: a worker that is busy or cut off
-    /// for a moment. One that is no more by then holds nothing.
+    /// Fetches, and again what failed for a reason that, as `passes` says, may pass: a worker that is
+    /// busy or cut off for a moment. One that is no more by then holds nothing.
     async fn fetch_patiently(
         &self,
         worker: WorkerIndex,
         peer: &Peer,
         wants: Vec<Want>,
+        passes: fn(&FetchError) -> bool,
     ) -> Vec<Result<Bytes, FetchError>> {
         let mut fetched = self.fetcher.fetch(peer, wants.clone()).await;
         for pause in FETCH_PAUSES {
-            let passing = |result: &Result<Bytes, FetchError>| {
-                result.as_ref().is_err_and(FetchError::is_retryable)
-            };
-            let failed: Vec<usize> = (0..wants.len()).filter(|i| passing(&fetched[*i])).collect();
+            let passing = |place: &usize| fetched[*place].as_ref().is_err_and(passes);
+            let failed: Vec<usize> = (0..wants.len()).filter(passing).collect();
             if failed.is_empty() {
                 break;
             }

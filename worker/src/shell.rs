@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{Compared, Core, Effect, Publish};
-use crate::flight::{Doubt, Key, Prepared, Wanted};
+use crate::flight::{Doubt, Finish, Key, Prepared, Wanted};
 use crate::hold::Pressure;
 use crate::prepare::Preparer;
 use crate::presence::InFlight;
@@ -184,12 +184,7 @@ impl Shell {
             }
             let now = Instant::now();
             if !finished.is_empty() {
-                let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
-                self.pulse.started.add(followed as u64);
-                let known = Arc::clone(&self.preparer.known);
-                let random = clock::random_u64();
-                let effects = self.core.on_finished(finished, &*known, random, now);
-                self.perform(effects).await;
+                self.end_attempts(finished, now).await;
             }
             let starving = self.slots.is_starving();
             let commits = self.core.due_commits(now, starving);
@@ -214,6 +209,14 @@ impl Shell {
         let settle = self.settler.stop();
         let _ = tokio::time::timeout(TICK * 20, settle).await;
         self.consumer.close().await;
+    }
+
+    async fn end_attempts(&mut self, finished: Vec<Finish>, now: Instant) {
+        let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
+        self.pulse.started.add(followed as u64);
+        let known = Arc::clone(&self.preparer.known);
+        let effects = self.core.on_finished(finished, &*known, clock::random_u64(), now);
+        self.perform(effects).await;
     }
 
     async fn take_answers(&mut self, first: Option<Answer>) {

@@ -139,7 +139,8 @@ pub(super) fn ready(bytes: &[u8]) -> Result<Vec<Ready>, Error> {
             out.extend((first..=last).map(one));
         }
     }
-    out.sort_unstable();
+    // The stable one: it merges ascending runs, which is what groups are.
+    out.sort();
     out.dedup();
     Ok(out)
 }
