@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bolthole_tests::cluster::{Cluster, Member, PATIENCE, underway};
@@ -115,5 +116,27 @@ async fn what_no_relay_carries_is_used_where_it_is() -> Result<()> {
     assert_met(&scene)?;
     let log = scene.holder.0.output()?;
     ensure!(!log.contains("relayed"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_run_has_is_not_given_up_for_a_link_that_fails_for_a_moment() -> Result<()> {
+    let cluster = Cluster::new(PROGRAM, servers::shared())?;
+    let client = cluster.client().await?;
+    let (_holder, link) = cluster.worker_behind_proxy("holder").await?;
+    let run = client.run("run").open().await?;
+    let made = workload::make::submit(&run, 100_000, 7).await?;
+    timeout(PATIENCE, made.wait()).await??;
+    // Something has failed, and something will never run: nothing is computed again in such a run.
+    let never = workload::make::delayed(10, workload::gate::delayed(1, "/never".to_owned()));
+    let _never = run.persist(&never).await?;
+    let failed = workload::refuse::submit(&run, "no".to_owned()).await?;
+    ensure!(timeout(PATIENCE, failed.result()).await?.is_err());
+    link.refuse(true).await;
+    let early = timeout(Duration::from_millis(300), made.result()).await;
+    ensure!(early.is_err(), "whether its holder comes back was not waited for: {early:?}");
+    link.refuse(false).await;
+    let value = timeout(PATIENCE, made.result()).await??;
+    ensure!(value == workload::bytes_of(100_000, 7));
     Ok(())
 }
