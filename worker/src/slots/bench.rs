@@ -108,7 +108,8 @@ impl Bench {
     /// bench. False when it is not, or cannot be: another thread has the slot.
     pub(super) fn follow(&mut self, number: usize, next: &Runnable) -> bool {
         let first = self.waiting.peek().is_none_or(|Waiting(other)| rank(other) < rank(next));
-        if !first || self.leaving || self.closed {
+        let crowded = self.throttled && self.running.len() > 1;
+        if !first || crowded || self.leaving || self.closed {
             return false;
         }
         let Some(running) = self.running.get_mut(&number) else { return false };
