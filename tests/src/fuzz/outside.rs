@@ -33,8 +33,10 @@ pub fn urls(input: &[u8]) {
         1 => format!("{scheme}://user:{before}{CANARY}{after}@host:1/x"),
         _ => format!("redis+unix:///{before}?pass={CANARY}&{after}"),
     };
-    // What stands there by itself may be shown, and so may a user's name; hosts lose their case.
-    if [before, after].iter().any(|text| text.to_lowercase().contains(CANARY)) {
+    // What stands there by itself may be shown, and so may a user's name. Hosts lose their case, and
+    // all parts of a URL their line ends.
+    let letters = |text: &str| text.replace(|one: char| !one.is_ascii_alphanumeric(), "");
+    if [before, after].iter().any(|text| letters(text).to_lowercase().contains(CANARY)) {
         return;
     }
     let said = [
