@@ -84,6 +84,9 @@ impl Preparer {
             return None;
         }
         let header = self.known.header_at_hand(run)?;
+        if let Some(unfit) = self.unfit(run, wanted.ready, &info) {
+            return Some(unfit);
+        }
         let continuing = wanted.lazy.map(|lead| lead.nonce);
         let mut inputs = Vec::with_capacity(info.descriptor().inputs.len());
         for input in &info.descriptor().inputs {
@@ -238,7 +241,8 @@ impl Preparer {
             let kind = TaskErrorKind::Expired;
             return Some(Prepared::Fail { ready, info: info.clone(), attempt: 1, kind, message });
         }
-        let early = class.options.not_before_ms.unwrap_or(0).saturating_sub(clock::unix_ms());
+        let until = |start: u64| start.saturating_sub(clock::unix_ms());
+        let early = class.options.not_before_ms.map_or(0, until);
         if early > 0 {
             let wait = Duration::from_millis(early);
             return Some(Prepared::Later { ready, info: info.clone(), wait });
