@@ -113,6 +113,29 @@ async fn a_run_that_fails_while_it_is_staged_names_the_task_too() {
     assert_eq!(client.runs().await.unwrap(), []);
 }
 
+#[task(expires = "1ns")]
+fn too_late() -> u64 {
+    1
+}
+
+#[task(not_before = "1s")]
+fn not_yet() -> u64 {
+    1
+}
+
+/// Also where all that they need is at hand, so that nobody has to be asked for anything.
+#[tokio::test]
+async fn what_is_too_late_or_too_early_does_not_start() {
+    let client = cluster().await;
+    let run = client.run("times").policy(FailurePolicy::Continue).open().await.unwrap();
+    assert_eq!(within(run.compute(one::delayed())).await.unwrap(), 1);
+    let error = within(run.compute(too_late::delayed())).await.unwrap_err();
+    assert_eq!(error.task().unwrap().kind, TaskErrorKind::Expired, "{error}");
+    let begun = std::time::Instant::now();
+    assert_eq!(within(run.compute(not_yet::delayed())).await.unwrap(), 1);
+    assert!(begun.elapsed() >= Duration::from_millis(900), "it was due a second later");
+}
+
 #[tokio::test]
 async fn with_continue_other_branches_finish_and_dependents_are_skipped() {
     let client = cluster().await;
