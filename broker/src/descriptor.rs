@@ -189,6 +189,12 @@ pub(crate) fn encode_class(class: &TaskClass) -> Result<Vec<u8>, WireError> {
     rmp_serde::to_vec_named(class).map_err(|_| WireError::Invalid("a task's class"))
 }
 
+/// Where the store has a task's descriptor: the segment, and the number of the chunk in it.
+pub fn chunk_of(task: TaskId) -> (u32, u32) {
+    let chunk = usize::from(task.index()) / limits::CHUNK_TASKS;
+    (task.segment(), u32::try_from(chunk).unwrap_or(u32::MAX))
+}
+
 impl Chunk {
     /// The chunk's wire form.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {

@@ -12,7 +12,7 @@
 //! | [`queue`] | doorbells: RabbitMQ, or memory |
 //! | [`store`] | the truth: Redis, or memory |
 //! | [`handoff`] | the data port: results from worker to worker |
-//! | [`durable`] | copies of results that outlive their holders |
+//! | [`durable`], [`lineage`] | copies of results that outlive their holders; what to compute again without |
 //! | [`failpoint`], [`mod@line`], `audit` | where tests and simulations make faults happen, and what they prove by |
 
 #![cfg_attr(
@@ -39,6 +39,7 @@ pub mod handoff;
 pub mod id;
 pub mod limits;
 pub mod line;
+pub mod lineage;
 pub mod locator;
 pub mod parcel;
 pub mod presence;

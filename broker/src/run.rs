@@ -417,6 +417,16 @@ pub struct TaskStatus {
     pub failures: u32,
 }
 
+impl TaskStatus {
+    /// The task that a forwarded one waits for.
+    pub fn forwarded(&self) -> Option<TaskId> {
+        let record = self.record.as_deref().filter(|_| self.state.is_forwarded())?;
+        let mut bits = [0; 8];
+        bits[2..].copy_from_slice(record.get(..6)?);
+        TaskId::from_bits(u64::from_be_bytes(bits))
+    }
+}
+
 /// A run as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunStatus {

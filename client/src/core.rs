@@ -1,7 +1,7 @@
 //! What every part of a client shares: the two servers, the fetcher of large results, the runs that
 //! are open here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use bolthole_broker::clock;
 use bolthole_broker::control::Control;
-use bolthole_broker::descriptor::Chunk;
-use bolthole_broker::descriptor::Descriptor;
+use bolthole_broker::descriptor::{Chunk, Descriptor, chunk_of};
 use bolthole_broker::durable::{Durable, Folder};
 use bolthole_broker::handoff::Fetcher;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
@@ -26,7 +25,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::capable::Capable;
 use crate::error::Result;
-use crate::fetch::gone;
 use crate::local::Local;
 use crate::restage::Watchman;
 use crate::run::RunInner;
@@ -188,23 +186,34 @@ impl Core {
         Ok(statuses.into_iter().next().flatten())
     }
 
-    /// The descriptor of a staged task, and its class.
-    pub(crate) async fn describe(
+    /// The descriptors of staged tasks, and their classes. Of those that the store does not have
+    /// nothing is said.
+    pub(crate) async fn descriptions(
         &self,
         run: RunId,
-        task: TaskId,
-    ) -> Result<(Descriptor, TaskClass)> {
-        let number = usize::from(task.index()) / limits::CHUNK_TASKS;
-        let place = [(task.segment(), u32::try_from(number).unwrap_or(u32::MAX))];
-        let chunks = self.persist_in(|| self.store.chunks(run, &place)).await?;
-        let bytes = chunks.into_iter().next().flatten().ok_or_else(|| gone(run))?;
-        let chunk = Chunk::decode(&bytes, task.segment())?;
-        let descriptor = chunk.task(task.index());
-        let class = descriptor.and_then(|descriptor| chunk.class(descriptor));
-        match (descriptor, class) {
-            (Some(descriptor), Some(class)) => Ok((descriptor.clone(), class.clone())),
-            _ => Err(gone(run)),
+        tasks: &[TaskId],
+    ) -> Result<HashMap<TaskId, (Descriptor, TaskClass)>, store::Error> {
+        let mut chunks: BTreeMap<(u32, u32), Vec<TaskId>> = BTreeMap::new();
+        for task in tasks {
+            chunks.entry(chunk_of(*task)).or_default().push(*task);
         }
+        let places: Vec<(u32, u32)> = chunks.keys().copied().collect();
+        let read = self.store.chunks(run, &places).await?;
+        let mut described = HashMap::with_capacity(tasks.len());
+        for (((segment, _), tasks), bytes) in chunks.into_iter().zip(read) {
+            let Some(bytes) = bytes else { continue };
+            let chunk = Chunk::decode(&bytes, segment)
+                .map_err(|error| store::Error::Corrupt(format!("descriptors of {run}: {error}")))?;
+            for task in tasks {
+                let descriptor = chunk.task(task.index());
+                if let Some((descriptor, class)) =
+                    descriptor.zip(descriptor.and_then(|descriptor| chunk.class(descriptor)))
+                {
+                    described.insert(task, (descriptor.clone(), class.clone()));
+                }
+            }
+        }
+        Ok(described)
     }
 
     /// Tells workers to stop what they run of it. They would find out by themselves when they next

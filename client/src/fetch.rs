@@ -7,11 +7,11 @@ use std::time::Duration;
 use bolthole_broker::error::TaskError;
 use bolthole_broker::handoff::{Digest, FetchError, Peer, Want};
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
-use bolthole_broker::limits::{INSPECT_TASKS_MAX, WORKER_LEASE};
+use bolthole_broker::limits::INSPECT_TASKS_MAX;
+use bolthole_broker::lineage::Facts;
 use bolthole_broker::locator::{HeldRecord, Locator};
-use bolthole_broker::run::{Lost, Ready, Rearmed, TaskStatus};
+use bolthole_broker::run::TaskStatus;
 use bolthole_broker::state::TaskState;
-use bolthole_broker::store::WorkerRecord;
 use bytes::Bytes;
 use tokio::time::sleep;
 
@@ -26,9 +26,6 @@ const FETCH_PAUSES: [Duration; 4] = [
     Duration::from_millis(3_200),
 ];
 
-/// The pause before a missing record of a worker is looked for again.
-const RECORD_PAUSE: Duration = Duration::from_millis(250);
-
 /// Where a task stands.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -39,12 +36,12 @@ pub(crate) enum Found {
 }
 
 /// A result that a worker holds, by its place in the request.
-struct HeldResult {
+pub(crate) struct HeldResult {
     place: usize,
-    task: TaskId,
-    locator: Locator,
+    pub(crate) task: TaskId,
+    pub(crate) locator: Locator,
     key: ResultKey,
-    record: HeldRecord,
+    pub(crate) record: HeldRecord,
 }
 
 impl HeldResult {
@@ -219,12 +216,23 @@ impl Core {
                 self.fetch_patiently(worker, peer, wants, FetchError::is_retryable).await
             }
         };
+        let mut lost = Vec::new();
         for (result, fetched) in results.iter().zip(fetched) {
-            let refused = matches!(fetched, Err(FetchError::Refused { .. }));
-            let mut value = match fetched {
-                Ok(bytes) => Ok(Found::Value(bytes)),
-                Err(error) => self.copy_of(run, result, error).await,
+            found[result.place] = match fetched {
+                Ok(bytes) => Some(Ok(Found::Value(bytes))),
+                Err(why) => match self.copy_of(result).await {
+                    Ok(Some(bytes)) => Some(Ok(Found::Value(bytes))),
+                    Ok(None) if why.is_lost() => {
+                        lost.push((result, why));
+                        None
+                    }
+                    Ok(None) => Some(Err(why.into())),
+                    Err(error) => Some(Err(error)),
+                },
             };
+        }
+        for ((result, why), mut value) in lost.iter().zip(self.recompute(run, &lost).await) {
+            let refused = matches!(why, FetchError::Refused { .. });
             let gone = value.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Gone);
             // Nobody will compute it again: whether its holder is only cut off is worth a wait.
             if refused
@@ -241,20 +249,11 @@ impl Core {
         }
     }
 
-    /// Where a worker is reached; `None` when it is no more, or never was to be reached. Shortly after
-    /// the store was away, those who live are given time to say so again.
+    /// Where a worker is reached; `None` when it is no more, or never was to be reached.
     async fn peer(&self, worker: WorkerIndex) -> Result<Option<Peer>> {
-        loop {
-            let record = self.persist_in(|| self.store.worker(worker)).await?;
-            if record.is_some() || !self.away.was_within(WORKER_LEASE) {
-                let record = record.filter(|record| !record.address.is_empty());
-                return Ok(record.map(|WorkerRecord { address, incarnation, .. }| Peer {
-                    addr: address,
-                    incarnation,
-                }));
-            }
-            sleep(RECORD_PAUSE).await;
-        }
+        let record = self.persist_in(|| self.holder(worker)).await?;
+        let reached = record.filter(|record| !record.address.is_empty());
+        Ok(reached.map(|record| Peer { addr: record.address, incarnation: record.incarnation }))
     }
 
     /// Fetches, and again what failed for a reason that, as `passes` says, may pass: a worker that is
@@ -289,72 +288,10 @@ impl Core {
         fetched
     }
 
-    /// A copy of a result that its holder did not hand over; when there is none and it is lost, it
-    /// is to be computed again.
-    async fn copy_of(&self, run: RunId, missing: &HeldResult, why: FetchError) -> Result<Found> {
+    /// A copy of a result that its holder did not hand over.
+    async fn copy_of(&self, missing: &HeldResult) -> Result<Option<Bytes>> {
         let HeldResult { key, record, .. } = missing;
-        match self.persist_in(|| self.durable.read(*key, record)).await? {
-            Some(bytes) => Ok(Found::Value(bytes)),
-            None if why.is_lost() => self.recompute(run, missing, &why).await,
-            None => Err(why.into()),
-        }
-    }
-
-    /// The result of a run that is over is with nobody, and nobody is there to compute it again.
-    fn unheld(&self, run: RunId, lost: &HeldResult) -> Error {
-        let copy = if lost.record.copies.folder && self.durable.folder.is_none() {
-            "; a copy is in the result folder: give this client the same `durable` as the workers"
-        } else {
-            ""
-        };
-        let HeldResult { task, record, .. } = lost;
-        let message = format!(
-            "the result of task {task} of run {run} ({} bytes) is lost: the worker that held it \
-             has gone, and no worker is there to compute it again{copy}; start one and ask again",
-            record.length
-        );
-        Error::new(ErrorKind::Lost, message)
-    }
-
-    /// Asks for a lost result to be computed again.
-    async fn recompute(&self, run: RunId, lost: &HeldResult, why: &FetchError) -> Result<Found> {
-        let task = lost.task;
-        let status = self.persist_in(|| self.store.status(run)).await?;
-        let over = status.is_some_and(|status| !status.state.is_running());
-        if over && self.persist_in(|| self.store.workers()).await?.is_empty() {
-            return Err(self.unheld(run, lost));
-        }
-        let (descriptor, class) = match self.describe(run, task).await {
-            Ok(described) => described,
-            // The store has lost the segment since it named the result: it is staged again.
-            Err(_) if self.inspect(run, task).await?.is_none() => return Ok(Found::Pending),
-            Err(error) => return Err(error),
-        };
-        let request = [Lost {
-            task,
-            locator: lost.locator,
-            inputs: descriptor.inputs,
-            successors: descriptor.successors,
-        }];
-        let rearmed = self.persist_in(|| self.store.rearm(run, &request)).await?;
-        match rearmed.first() {
-            Some(Rearmed::Pending(0)) => {
-                let ready = self.persist_in(|| self.store.ready(run, task.segment())).await?;
-                let ready: Vec<Ready> = ready.into_iter().filter(|r| r.task == task).collect();
-                if !ready.is_empty() {
-                    self.ring_released(run, &class.options.queue, &ready).await;
-                }
-                Ok(Found::Pending)
-            }
-            Some(Rearmed::Pending(_) | Rearmed::Already | Rearmed::Moved) => Ok(Found::Pending),
-            Some(Rearmed::TooOften | Rearmed::NotNeeded | Rearmed::Kept) | None => {
-                let message = format!(
-                    "the result of task {task} of run {run} is lost ({why}) and cannot be computed \
-                     again: run the graph again"
-                );
-                Err(Error::new(ErrorKind::Gone, message))
-            }
-        }
+        self.persist_in(|| self.durable.read(*key, record)).await
     }
 }
 

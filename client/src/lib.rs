@@ -16,8 +16,9 @@
 //! Inside, `core` is what every part of a client shares, `capable` asks whether workers can run what
 //! is submitted, `stage` makes a segment part of a run, `restage` does so again when the store has
 //! lost it, `writer` cuts a stream of calls into segments, `watch` knows which tasks have finished,
-//! `fetch` finds a result wherever it is, in embedded mode by way of `local`; `states` makes the values
-//! that tasks share; `progress` shows how a run gets on.
+//! `fetch` finds a result wherever it is, in embedded mode by way of `local`, and `recover` has it
+//! computed again when it is nowhere; `states` makes the values that tasks share; `progress` shows
+//! how a run gets on.
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -42,6 +43,7 @@ mod local;
 pub mod options;
 pub mod outputs;
 mod progress;
+mod recover;
 mod restage;
 pub mod run;
 mod stage;

@@ -4,13 +4,13 @@ pub(crate) mod builder;
 mod results;
 mod retry;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bolthole_broker::id::{RunId, TaskId};
-use bolthole_broker::run::{Commit, Committed, End, Finished, Header, Ready, RunStatus};
+use bolthole_broker::run::{Commit, Committed, End, Finished, Header, RunStatus};
 use bolthole_broker::state::{RunState, TaskState};
 use tokio::time::timeout;
 
@@ -123,7 +123,10 @@ impl RunInner {
             if status.state.state() != TaskState::Pending {
                 return Ok(false);
             }
-            let (descriptor, _) = self.core.describe(self.id, task).await?;
+            let asked = [task];
+            let described =
+                self.core.persist_in(|| self.core.descriptions(self.id, &asked)).await?;
+            let (descriptor, _) = described.into_values().next().ok_or_else(|| gone(self.id))?;
             let outbox = self.core.next_outbox();
             let commit = Commit {
                 segment: task.segment(),
@@ -141,7 +144,7 @@ impl RunInner {
             };
             match self.core.persist_in(|| store.commit(self.id, &commit)).await? {
                 Committed::Written { ready, .. } => {
-                    self.release(&ready).await?;
+                    self.core.ring_for(self.id, &ready).await?;
                     self.core.persist_in(|| store.settle(self.id, outbox, &ready)).await?;
                     return Ok(true);
                 }
@@ -150,19 +153,6 @@ impl RunInner {
                 Committed::Superseded(_) => {}
             }
         }
-    }
-
-    /// Rings for tasks that a cancellation has released.
-    async fn release(&self, ready: &[Ready]) -> Result<()> {
-        let mut queues: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
-        for ready in ready {
-            let (_, class) = self.core.describe(self.id, ready.task).await?;
-            queues.entry(class.options.queue).or_default().push(*ready);
-        }
-        for (queue, ready) in queues {
-            self.core.ring_released(self.id, &queue, &ready).await;
-        }
-        Ok(())
     }
 
     /// Stages at once what was submitted: someone waits for it.

@@ -3,10 +3,12 @@
 //! From the answer of `activate` on, the segment needs no client. What is published afterwards only
 //! makes it start sooner: whoever looks after the run finds its ready tasks in the store.
 
+use std::collections::BTreeMap;
+
 use bolthole_broker::args::BlobDigest;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::graph::Segment;
-use bolthole_broker::id::RunId;
+use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
 use bolthole_broker::parcel::{Addressed, Parcel};
 use bolthole_broker::queue::{Lane, QueueName, Route};
@@ -16,6 +18,7 @@ use bytes::Bytes;
 
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::gone;
 
 /// Parcels that a segment's ready tasks are spread over, if there are as many: enough for every
 /// slot of a few workers to get one, since nobody knows yet how long a task takes.
@@ -121,29 +124,37 @@ impl Core {
         }
     }
 
-    /// Publishes released tasks of one user queue, without their descriptors.
-    pub(crate) async fn ring_released(&self, run: RunId, queue: &str, ready: &[Ready]) {
+    /// Publishes released tasks, without their descriptors.
+    pub(crate) async fn ring_for(&self, run: RunId, ready: &[Ready]) -> Result<()> {
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let tasks: Vec<TaskId> = ready.iter().map(|ready| ready.task).collect();
+        let mut described = self.persist_in(|| self.descriptions(run, &tasks)).await?;
+        let mut queues: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
+        for ready in ready {
+            let (_, class) = described.remove(&ready.task).ok_or_else(|| gone(run))?;
+            queues.entry(class.options.queue).or_default().push(*ready);
+        }
         match self.epoch().await {
-            Ok(epoch) => self.ring_as_of(&epoch, run, queue, ready, PARCEL_TASKS_MAX).await,
+            Ok(epoch) => {
+                for (queue, ready) in queues {
+                    self.ring_as_of(&epoch, run, &queue, &ready).await;
+                }
+            }
             Err(error) => tracing::warn!(%run, %error, "released tasks are not yet rung for"),
         }
+        Ok(())
     }
 
     /// Publishes tasks of one user queue that may be on their way or running already: no store has
     /// an empty epoch, so that receivers ask where the tasks stand before they run them.
     pub(crate) async fn ring_doubtful(&self, run: RunId, queue: &str, ready: &[Ready]) {
-        let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
-        self.ring_as_of(&Epoch(String::new()), run, queue, ready, size).await;
+        self.ring_as_of(&Epoch(String::new()), run, queue, ready).await;
     }
 
-    async fn ring_as_of(
-        &self,
-        epoch: &Epoch,
-        run: RunId,
-        queue: &str,
-        ready: &[Ready],
-        size: usize,
-    ) {
+    async fn ring_as_of(&self, epoch: &Epoch, run: RunId, queue: &str, ready: &[Ready]) {
+        let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
         match Parcel::pack(run, epoch, ready, |_| None, size) {
             Ok(parcels) => {
                 let address = |bytes| Addressed { queue: queue.to_owned(), tasks: size, bytes };

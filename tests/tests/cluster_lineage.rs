@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 
 use anyhow::{Result, bail, ensure};
@@ -91,10 +91,7 @@ impl Scene {
         fs::write(&self.gate, "")?;
         let values = timeout(PATIENCE, computing).await???;
         ensure!(values == expected, "they came back different");
-        let mut times: BTreeMap<String, usize> = BTreeMap::new();
-        for execution in ledger::read(&folder)? {
-            *times.entry(execution.act.label).or_default() += 1;
-        }
+        let times = executions(&folder)?;
         let wrong = times.iter().filter(|(label, n)| **n != *again.get(*label).unwrap_or(&1));
         let wrong: Vec<_> = wrong.collect();
         if !wrong.is_empty() {
@@ -123,6 +120,15 @@ impl Scene {
         })
         .await
     }
+}
+
+/// How often each body was run, as the ledgers in this folder say.
+fn executions(folder: &Path) -> Result<BTreeMap<String, usize>> {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for execution in ledger::read(folder)? {
+        *times.entry(execution.act.label).or_default() += 1;
+    }
+    Ok(times)
 }
 
 /// The bodies of these plain tasks are run twice.
@@ -204,4 +210,27 @@ async fn an_effect_is_not_run_again() -> Result<()> {
     let expected = value(LAST, &[after, "open".to_owned()]);
     let again = [("acts/7".to_owned(), 1), ("plain/1".to_owned(), 2)].into();
     scene.play(vec![last], 2, false, &[expected], &again).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_reads_one_by_one_is_computed_again_once() -> Result<()> {
+    let cluster = Cluster::new(PROGRAM, servers::shared())?;
+    let folder = cluster.folder().join("ledgers");
+    fs::create_dir(&folder)?;
+    let only = cluster.worker("only").await?;
+    let client = cluster.client().await?;
+    let top = plain::delayed(0, LARGE, Vec::<String>::new());
+    let outputs: Vec<_> = (1..=8).map(|id| plain::delayed(id, LARGE, vec![top.clone()])).collect();
+    let run = client.run("run").header(LEDGER, folder.to_string_lossy());
+    let handles = run.submit(outputs).await?;
+    timeout(PATIENCE, handles[0].in_run().wait()).await??;
+    only.kill();
+    let _new = cluster.worker("new").await?;
+    for (handle, id) in handles.iter().zip(1..) {
+        let read = timeout(PATIENCE, handle.result()).await??;
+        ensure!(read == value(id, &[value(0, &[])]), "output {id} came back different");
+    }
+    let (times, expected) = (executions(&folder)?, twice(0..=8));
+    ensure!(times == expected, "run as often as it should not: {times:?}");
+    Ok(())
 }

@@ -11,7 +11,6 @@ use bolthole_broker::store::{Error, Store};
 use crate::core::{Compared, Recent};
 use crate::flight::Key;
 use crate::inputs::is_current;
-use crate::lineage::forwarded_to;
 use crate::values::Values;
 
 /// Compares all results that are here, and the inputs of what has begun. A result that the store does
@@ -79,7 +78,7 @@ fn offered(
 ) -> Option<Recent> {
     let status = status.filter(|status| is_pending(status))?;
     let same = status.state.generation() == recent.ready.generation;
-    let forwarded = forwarded_to(status.state, status.record.as_deref());
+    let forwarded = status.forwarded();
     let known = recent.info.inputs(&recent.ready).iter().all(|input| !pending.contains(input));
     (same && forwarded.is_none() && known).then(|| recent.clone())
 }

@@ -6,9 +6,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bolthole_broker::args::BlobDigest;
-use bolthole_broker::descriptor::Chunk;
+use bolthole_broker::descriptor::{Chunk, chunk_of};
 use bolthole_broker::id::{RunId, TaskId};
-use bolthole_broker::limits;
 use bolthole_broker::run::Header;
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
@@ -79,10 +78,6 @@ fn put<K: Copy + Eq + Hash, V: Clone>(cache: &Mutex<Cache<K, V>>, key: K, value:
 /// What a header takes here.
 fn size_of(header: &Header) -> usize {
     64 + header.iter().map(|(name, value)| name.len() + value.len() + 64).sum::<usize>()
-}
-
-fn chunk_of(task: TaskId) -> (u32, u32) {
-    (task.segment(), u32::from(task.index()) / u32::try_from(limits::CHUNK_TASKS).unwrap_or(1))
 }
 
 impl Known {

@@ -8,7 +8,7 @@
 //! | `shell` | the loop that feeds the core and carries out its effects |
 //! | `flight` | a task on its way through, step by step |
 //! | `prepare`, `inputs`, `known`, `turns` | what a task needs: inputs, descriptor, header, blobs, lease |
-//! | `lineage`, `compare` | what to compute again when results are lost; what a store has forgotten |
+//! | `compare` | what a store has forgotten |
 //! | `copies`, `leaving` | second places for outputs; handing on what only this worker has |
 //! | `slots`, `executor`, [`child`] | running bodies, on threads and in child processes |
 //! | `spawn` | tasks that tasks submit |
@@ -40,7 +40,6 @@ pub mod hold;
 mod inputs;
 mod known;
 mod leaving;
-mod lineage;
 pub mod memory;
 pub mod metrics;
 mod options;

@@ -12,6 +12,7 @@ use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
+use bolthole_broker::lineage::Lineage;
 use bolthole_broker::locator::HeldRecord;
 use bolthole_broker::registry::{Registry, TaskEntry};
 use bolthole_broker::run::{Header, Ready};
@@ -27,7 +28,6 @@ use crate::core::Describe;
 use crate::flight::{Doubt, Key, Prepared, Runnable, TaskInfo, Wanted};
 use crate::inputs::{Input, InputError, Inputs};
 use crate::known::Known;
-use crate::lineage::{Lineage, forwarded_to};
 use crate::options::ChildOptions;
 use crate::turns::Turns;
 use crate::values::Values;
@@ -56,7 +56,6 @@ pub(crate) struct Preparer {
     pub(crate) registry: Registry,
     pub(crate) states: Arc<States>,
     pub(crate) queues: std::collections::HashSet<String>,
-    pub(crate) lineage: Lineage,
     /// Where results of effects are safe before they count.
     pub(crate) copier: Arc<Copier>,
     pub(crate) turns: Turns,
@@ -167,7 +166,8 @@ impl Preparer {
         let doubtful = waiting.iter().any(|one| one.doubt != Doubt::None);
         let mut inputs = self.inputs.gather(run, needed, doubtful).await?;
         let waits = self.hand_back(run, &waiting, &mut inputs).await;
-        let recovered = self.lineage.recover(run, lost_of(&waiting, &inputs)).await?;
+        let lineage = Lineage { store: &self.store, fetcher: &self.inputs.fetcher, facts: self };
+        let recovered = lineage.recover(run, lost_of(&waiting, &inputs)).await?;
         let mut rearmed = recovered.ready.clone();
         let again = waiting.iter().any(|one| one.doubt == Doubt::Repeated);
         let deadly = again && self.turns.has_anyone_died().await?;
@@ -218,7 +218,7 @@ impl Preparer {
             }
             let status = statuses.next().flatten()?;
             let ready = status.state.state() == TaskState::Pending && status.pending == 0;
-            let forwarded = forwarded_to(status.state, status.record.as_deref());
+            let forwarded = status.forwarded();
             let generation = status.state.generation();
             let record = status.record.filter(|_| forwarded.is_none());
             if let Some(Ok(record)) = record.map(|record| HeldRecord::from_bytes(&record)) {

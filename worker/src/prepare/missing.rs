@@ -3,15 +3,35 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::error::TaskErrorKind;
 use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
+use bolthole_broker::lineage::{Edges, Facts, Recovered};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::Ready;
+use bolthole_broker::store::{Error, WorkerRecord};
 
 use super::{Preparer, Waiting};
+use crate::core::Describe;
 use crate::flight::{Prepared, TaskInfo};
 use crate::inputs::Input;
-use crate::lineage::Recovered;
+
+impl Facts for Preparer {
+    async fn holder(&self, worker: WorkerIndex) -> Result<Option<WorkerRecord>, Error> {
+        self.inputs.holders.find(worker).await
+    }
+
+    async fn edges(&self, run: RunId, tasks: &[TaskId]) -> Result<HashMap<TaskId, Edges>, Error> {
+        self.known.load(run, tasks).await?;
+        let edges = |task: &TaskId| {
+            let info = self.known.describe(run, *task)?;
+            let Descriptor { inputs, successors, .. } = info.descriptor();
+            let (inputs, successors) = (inputs.clone(), successors.clone());
+            Some((*task, Edges { inputs, successors }))
+        };
+        Ok(tasks.iter().filter_map(edges).collect())
+    }
+}
 
 impl Preparer {
     /// Of the tasks with inputs that cannot be reached from here, those that are handed back, and for
@@ -99,15 +119,14 @@ pub(super) fn without_inputs(
             Some(Input::NoResult(cause)) => {
                 return Some(Prepared::Skip { ready, info: info.clone(), cause: *cause });
             }
-            Some(Input::Lost(_)) if recovered.hopeless.contains_key(input) => {
-                let why = recovered.hopeless.get(input).copied().unwrap_or_default();
-                let message = format!("the result of {input} {why}");
-                let kind = TaskErrorKind::DataLost;
-                return Some(Prepared::Fail { ready, info, attempt: 1, kind, message });
-            }
             Some(Input::Lost(_)) => {
+                if let Some(why) = recovered.hopeless(*input) {
+                    let message = format!("the result of {input} {why}");
+                    let kind = TaskErrorKind::DataLost;
+                    return Some(Prepared::Fail { ready, info, attempt: 1, kind, message });
+                }
                 missing = true;
-                moved |= recovered.moved.contains(input);
+                moved |= recovered.is_moved(*input);
             }
             Some(Input::Unreached(_)) => unreached = true,
             Some(Input::Pending) | None => missing = true,

@@ -26,7 +26,6 @@ use crate::executor::Executor;
 use crate::hold::Held;
 use crate::inputs::{Gates, Holders, Inputs, Reach};
 use crate::known::Known;
-use crate::lineage::Lineage;
 use crate::options::Options;
 use crate::prepare::{Parked, Preparer};
 use crate::presence::{InFlight, Presence};
@@ -163,7 +162,7 @@ impl Parts {
             },
             me: self.index,
             reach: Reach::new(self.queue.clone(), self.index),
-            holders: holders.clone(),
+            holders,
             gates: Gates::default(),
         };
         Arc::new(Preparer {
@@ -173,12 +172,6 @@ impl Parts {
             registry,
             states: Arc::new(states),
             queues,
-            lineage: Lineage {
-                store: self.store.clone(),
-                known: Arc::clone(&self.known),
-                fetcher: inputs.fetcher.clone(),
-                holders,
-            },
             resources: options.resources.clone(),
             turns: Turns {
                 store: self.store.clone(),

@@ -2,51 +2,98 @@
 //! of it found before any of it runs. Found step by step instead, a result that many need would be
 //! computed, freed and computed again for one after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
 
-use bolthole_broker::handoff::{Fetcher, Peer};
-use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
-use bolthole_broker::limits;
-use bolthole_broker::locator::{HeldRecord, Locator};
-use bolthole_broker::run::{Lost, Ready, Rearmed, TaskStatus};
-use bolthole_broker::state::{StateByte, TaskState};
-use bolthole_broker::store::{Error, Store};
-
-use crate::core::Describe;
-use crate::inputs::Holders;
-use crate::known::Known;
+use crate::handoff::{Fetcher, Peer};
+use crate::id::{RunId, TaskId, WorkerIndex};
+use crate::limits;
+use crate::locator::{HeldRecord, Locator};
+use crate::run::{Lost, Ready, Rearmed, TaskStatus};
+use crate::state::TaskState;
+use crate::store::{Error, Store, WorkerRecord};
 
 /// Tasks to make pending again at one time; what lies behind them is found when their turn comes.
 const TASKS_MAX: usize = 4_096;
 
-const TOO_OFTEN: &str = "was lost too often";
-const EFFECT: &str = "is lost with all who held it, and effects are not run again";
+/// What a task is connected to, as its descriptor says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edges {
+    /// The tasks whose results it uses.
+    pub inputs: Vec<TaskId>,
+    /// The tasks of its segment that use its result.
+    pub successors: Vec<TaskId>,
+}
+
+/// What whoever has lost results knows, or finds out in a way of its own.
+pub trait Facts: Sync {
+    /// The record of a worker; `None` when it is no more, and what it held with it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn holder(
+        &self,
+        worker: WorkerIndex,
+    ) -> impl Future<Output = Result<Option<WorkerRecord>, Error>> + Send;
+
+    /// The edges of those of the tasks that the store has descriptors of.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn edges(
+        &self,
+        run: RunId,
+        tasks: &[TaskId],
+    ) -> impl Future<Output = Result<HashMap<TaskId, Edges>, Error>> + Send;
+}
 
 /// What became of lost results.
 #[derive(Debug, Default)]
-pub(crate) struct Recovered {
+pub struct Recovered {
     /// Tasks to ring for: pending again, and waiting for nothing.
-    pub(crate) ready: Vec<Ready>,
-    /// Those whose results cannot be had, and why.
-    pub(crate) hopeless: BTreeMap<TaskId, &'static str>,
-    /// Those that are somewhere else by now.
-    pub(crate) moved: HashSet<TaskId>,
+    pub ready: Vec<Ready>,
+    /// What the store said of each task that was asked for, and of those behind them. One that the
+    /// store does not know is missing.
+    pub answers: HashMap<TaskId, Rearmed>,
+}
+
+impl Recovered {
+    /// Why the result of a task cannot be had, if it cannot.
+    pub fn hopeless(&self, task: TaskId) -> Option<&'static str> {
+        match self.answers.get(&task) {
+            Some(Rearmed::TooOften) => Some("was lost too often"),
+            Some(Rearmed::Kept) => {
+                Some("is lost with all who held it, and effects are not run again")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the result is somewhere else by now.
+    pub fn is_moved(&self, task: TaskId) -> bool {
+        matches!(self.answers.get(&task), Some(Rearmed::Moved))
+    }
 }
 
 /// Finds out what to compute again.
-#[derive(Debug)]
-pub(crate) struct Lineage {
-    pub(crate) store: Store,
-    pub(crate) known: Arc<Known>,
-    pub(crate) fetcher: Fetcher,
-    pub(crate) holders: Holders,
+#[derive(Debug, Clone, Copy)]
+pub struct Lineage<'a, F> {
+    /// Where tasks are made pending again.
+    pub store: &'a Store,
+    /// How holders are asked whether they live.
+    pub fetcher: &'a Fetcher,
+    /// What is known besides.
+    pub facts: &'a F,
 }
 
-impl Lineage {
+impl<F: Facts> Lineage<'_, F> {
     /// Makes the tasks of lost results pending again, and with them the tasks of the results they
-    /// used that are gone too.
-    pub(crate) async fn recover(
+    /// used that are gone too. What it was in the middle of when it failed may be asked for again:
+    /// what is pending by then answers that it is.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn recover(
         &self,
         run: RunId,
         lost: Vec<(TaskId, Locator)>,
@@ -56,28 +103,22 @@ impl Lineage {
         }
         let lost = self.with_the_rest(run, lost).await?;
         let closure = self.closure(run, lost).await?;
-        let mut answers = HashMap::with_capacity(closure.len());
+        let mut recovered = Recovered::default();
         // Descending: a freed input is wanted again once its consumer is pending.
         let requests: Vec<(Lost, Ready)> = closure.into_values().rev().collect();
         for part in requests.chunks(limits::COMMIT_TASKS_MAX) {
             let lost: Vec<Lost> = part.iter().map(|(lost, _)| lost.clone()).collect();
             let rearmed = self.store.rearm(run, &lost).await?;
-            answers.extend(lost.iter().map(|lost| lost.task).zip(rearmed));
+            recovered.answers.extend(lost.iter().map(|lost| lost.task).zip(rearmed));
         }
-        let mut recovered = Recovered::default();
+        let answers = &recovered.answers;
         let pending = |task: &TaskId| matches!(answers.get(task), Some(Rearmed::Pending(_)));
         for (lost, ready) in &requests {
             let answer = answers.get(&lost.task);
             tracing::info!(%run, task = %lost.task, ?answer, "a result is lost");
-            match answer {
-                // Its inputs were made pending after it, and so are not in this count.
-                Some(Rearmed::Pending(0)) if !lost.inputs.iter().any(pending) => {
-                    recovered.ready.push(*ready);
-                }
-                Some(Rearmed::TooOften) => drop(recovered.hopeless.insert(lost.task, TOO_OFTEN)),
-                Some(Rearmed::Kept) => drop(recovered.hopeless.insert(lost.task, EFFECT)),
-                Some(Rearmed::Moved) => drop(recovered.moved.insert(lost.task)),
-                _ => {}
+            // Its inputs were made pending after it, and so are not in this count.
+            if answer == Some(&Rearmed::Pending(0)) && !lost.inputs.iter().any(pending) {
+                recovered.ready.push(*ready);
             }
         }
         Ok(recovered)
@@ -138,24 +179,21 @@ impl Lineage {
         let followed: BTreeMap<TaskId, Locator> = lost.into_iter().collect();
         let mut open: Vec<TaskId> = followed.keys().copied().collect();
         while !open.is_empty() && closure.len() < TASKS_MAX {
-            self.known.load(run, &open).await?;
+            let mut edges = self.facts.edges(run, &open).await?;
             let statuses = self.store.inspect(run, &open).await?;
             let mut behind = BTreeSet::new();
             for (task, status) in open.into_iter().zip(statuses) {
-                let Some(info) = self.known.describe(run, task) else { continue };
-                let Some(status) = status else { continue };
+                let (Some(edges), Some(status)) = (edges.remove(&task), status) else { continue };
                 let locator = match followed.get(&task) {
                     Some(locator) => *locator,
                     None if self.is_gone(&status, &mut dead).await? => status.locator,
                     None => continue,
                 };
-                let forwarded = forwarded_to(status.state, status.record.as_deref());
-                let descriptor = info.descriptor();
-                let inputs = forwarded.map_or_else(|| descriptor.inputs.clone(), |to| vec![to]);
+                let forwarded = status.forwarded();
+                let inputs = forwarded.map_or(edges.inputs, |to| vec![to]);
                 behind.extend(inputs.iter().copied());
                 let generation = status.state.generation() + 1;
-                let successors = descriptor.successors.clone();
-                let lost = Lost { task, locator, inputs, successors };
+                let lost = Lost { task, locator, inputs, successors: edges.successors };
                 closure.insert(task, (lost, Ready { task, generation, forwarded }));
             }
             open = behind.into_iter().filter(|task| !closure.contains_key(task)).collect();
@@ -165,7 +203,7 @@ impl Lineage {
 
     /// Whether a worker is no more: it has no record, or its port refuses, or somebody else answers.
     async fn is_dead(&self, worker: WorkerIndex) -> Result<bool, Error> {
-        let Some(record) = self.holders.find(worker).await? else { return Ok(true) };
+        let Some(record) = self.facts.holder(worker).await? else { return Ok(true) };
         if record.address.is_empty() {
             return Ok(false);
         }
@@ -200,12 +238,4 @@ impl Lineage {
 fn has_copies(status: &TaskStatus) -> bool {
     let record = status.record.as_deref().map(HeldRecord::from_bytes);
     matches!(record, Some(Ok(record)) if !record.copies.is_empty())
-}
-
-/// The task that a forwarded one waits for.
-pub(crate) fn forwarded_to(state: StateByte, record: Option<&[u8]>) -> Option<TaskId> {
-    let record = record.filter(|_| state.is_forwarded())?;
-    let mut bits = [0; 8];
-    bits[2..].copy_from_slice(record.get(..6)?);
-    TaskId::from_bits(u64::from_be_bytes(bits))
 }
