@@ -16,6 +16,10 @@ use crate::store::{Error, Store, WorkerRecord};
 /// Tasks to make pending again at one time; what lies behind them is found when their turn comes.
 const TASKS_MAX: usize = 4_096;
 
+/// Generations up to which a result is computed again although nobody has missed it yet. Where
+/// workers die one after the other, the rest is kept for when it is missed.
+const TAKEN_ALONG_MAX: u8 = limits::RECOMPUTE_MAX / 2;
+
 /// What a task is connected to, as its descriptor says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edges {
@@ -155,7 +159,8 @@ impl<F: Facts> Lineage<'_, F> {
         Ok(lost)
     }
 
-    /// Those results of a dead holder that are nowhere else.
+    /// Those results of a dead holder that are nowhere else, and that were not computed again so
+    /// often that they should be asked for first.
     async fn without_copies(
         &self,
         run: RunId,
@@ -164,7 +169,10 @@ impl<F: Facts> Lineage<'_, F> {
         let tasks: Vec<TaskId> = held.iter().map(|(task, _)| *task).collect();
         let statuses = self.store.inspect(run, &tasks).await?;
         let alone = held.into_iter().zip(statuses);
-        let alone = alone.filter(|(_, status)| !status.as_ref().is_some_and(has_copies));
+        let spared = |status: &TaskStatus| {
+            has_copies(status) || status.state.generation() >= TAKEN_ALONG_MAX
+        };
+        let alone = alone.filter(|(_, status)| !status.as_ref().is_some_and(spared));
         Ok(alone.map(|(held, _)| held).collect())
     }
 
