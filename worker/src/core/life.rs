@@ -128,14 +128,14 @@ impl Core {
     /// What is here was compared with the store.
     pub(crate) fn on_compared(&mut self, compared: Compared, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let Compared { stale, offers } = compared;
+        let Compared { mut stale, offers } = compared;
         // Ascending: what a result was computed from comes before it.
-        let mut kept_back = BTreeSet::new();
         for Recent { key, ready, info, nonce, result, .. } in offers {
             let mut inputs = info.inputs(&ready).iter();
-            let lacks_input = inputs.any(|input| kept_back.contains(&(key.0, *input)));
+            let lacks_input = inputs.any(|input| stale.contains(&(key.0, *input)));
             if lacks_input || self.flights.contains_key(&key) {
-                kept_back.insert(key);
+                // Not offered after all, or about to be computed anew.
+                stale.insert(key);
                 effects.push(Effect::Discard(vec![(key, nonce)]));
                 continue;
             }

@@ -62,3 +62,28 @@ async fn what_comes_from_an_earlier_life_is_prepared_again_or_dropped() {
     assert_eq!(discarded.collect::<BTreeSet<_>>(), all, "3 was to run on behind 2");
     assert!(desk.core.due_commits(now, true).is_empty());
 }
+
+/// A result that the store has forgotten is not offered when its task is here once more: then what was
+/// computed from it goes, too, for the task may have another result this time.
+#[tokio::test(start_paused = true)]
+async fn what_was_computed_from_a_result_that_is_computed_anew_is_dropped() {
+    let (mut desk, now) = (Desk::new(3).await, Instant::now());
+    desk.deliver(&[0], now);
+    desk.start(0, now);
+    desk.end(0, now);
+    let commit = desk.commit(now);
+    desk.answer(&commit, written(vec![]), now);
+    desk.deliver(&[1], now);
+    desk.start(1, now);
+    desk.end(1, now);
+    let (_, _, offers) = desk.core.on_new_life();
+    assert_eq!(offers.len(), 1, "the store may have forgotten it");
+    desk.deliver(&[0], now);
+    let effects = desk.core.on_compared(Compared { stale: BTreeSet::new(), offers }, now);
+    let discarded = effects.iter().filter_map(|effect| match effect {
+        Effect::Discard(results) => Some(results[0].0),
+        _ => None,
+    });
+    assert!(discarded.eq([key(0), key(1), key(2)]), "2 was to run on: {effects:?}");
+    assert!(desk.core.due_commits(now, true).is_empty());
+}
