@@ -202,6 +202,8 @@ pub fn etl_answer() -> Option<u64> {
 pub const LARGE: usize = 1 << 20;
 /// Small and large results of the mixed graph.
 const MIXED: (u64, u64) = (8, 3);
+/// Tasks of it that one result releases: more than a worker has slots, so that it rings for some.
+const FAN: u64 = 8;
 
 /// Small results and large ones, each read by more than one task, so that everything happens that
 /// can happen to a task; and one of the large results.
@@ -210,9 +212,10 @@ pub fn mixed() -> (Delayed<Option<u64>>, Delayed<Bytes>) {
     let numbers: Vec<_> = (0..small).map(square::delayed).collect();
     let made: Vec<_> = (0..large).map(|seed| make::delayed(LARGE, seed)).collect();
     let pairs = numbers.windows(2).map(|two| pair::delayed(&two[0], &two[1]));
+    let fan = (0..FAN).map(|number| pair::delayed(&numbers[0], number));
     let digests = made.windows(2).map(digest::delayed);
     let first = made[0].clone();
-    (best::delayed(pairs.chain(digests).collect::<Vec<_>>()), first)
+    (best::delayed(pairs.chain(fan).chain(digests).collect::<Vec<_>>()), first)
 }
 
 /// Its answer, computed in order.
@@ -221,5 +224,6 @@ pub fn mixed_answer() -> Option<u64> {
     let numbers: Vec<u64> = (0..small).map(|number| number * number).collect();
     let made: Vec<Bytes> = (0..large).map(|seed| bytes_of(LARGE, seed)).collect();
     let pairs = numbers.windows(2).map(|two| mix(two[0], two[1]));
-    pairs.chain(made.windows(2).map(digest_of)).max()
+    let fan = (0..FAN).map(|number| mix(numbers[0], number));
+    pairs.chain(fan).chain(made.windows(2).map(digest_of)).max()
 }
