@@ -42,21 +42,6 @@ impl Core {
         segment: &Segment,
         blobs: &[(BlobDigest, Bytes)],
     ) -> Result<()> {
-        // A store that comes back without the arguments must be without the segment, too.
-        while !blobs.is_empty() {
-            let life = self.epoch_now().await?;
-            self.put_blobs(run, blobs).await?;
-            self.write(run, segment).await?;
-            if self.epoch_now().await? == life {
-                return self.begin(run, header, segment).await;
-            }
-        }
-        self.write(run, segment).await?;
-        self.begin(run, header, segment).await
-    }
-
-    /// Writes a segment, which is not a part of the run yet.
-    async fn write(&self, run: RunId, segment: &Segment) -> Result<()> {
         let stage = Stage {
             segment: segment.number,
             digest: segment.digest,
@@ -65,13 +50,28 @@ impl Core {
             chunks: segment.chunks.clone(),
         };
         failpoint::reach(Point::StageBefore).await;
-        self.persist_in(|| self.store.stage(run, &stage)).await
+        // A store that comes back without the arguments must be without the segment, too.
+        while !blobs.is_empty() {
+            let life = self.epoch_now().await?;
+            self.put_blobs(run, blobs).await?;
+            self.persist_in(|| self.store.stage(run, &stage)).await?;
+            if self.epoch_now().await? == life {
+                return self.begin(run, header, segment, None).await;
+            }
+        }
+        self.begin(run, header, segment, Some(&stage)).await
     }
 
-    /// Makes a segment that is written a part of the run.
-    async fn begin(&self, run: RunId, header: &Header, segment: &Segment) -> Result<()> {
+    /// Makes a segment a part of the run; it is written first, if it is to be staged still.
+    async fn begin(
+        &self,
+        run: RunId,
+        header: &Header,
+        segment: &Segment,
+        stage: Option<&Stage>,
+    ) -> Result<()> {
         failpoint::reach(Point::ActivateBeforeSend).await;
-        let ready = self.activate(run, segment).await?;
+        let ready = self.activate(run, segment, stage).await?;
         failpoint::reach(Point::ActivateAfterReply).await;
         self.ring(run, header, segment, &in_order(segment, &ready)).await;
         failpoint::reach(Point::SubmitPublished).await;
@@ -79,7 +79,12 @@ impl Core {
     }
 
     /// Registers the segment's edges slice by slice; the indexes of what is ready.
-    async fn activate(&self, run: RunId, segment: &Segment) -> Result<Vec<u16>> {
+    async fn activate(
+        &self,
+        run: RunId,
+        segment: &Segment,
+        mut stage: Option<&Stage>,
+    ) -> Result<Vec<u16>> {
         let mut cursor = 0_u32;
         loop {
             let rest = segment.cross.get(cursor as usize..).unwrap_or_default();
@@ -91,7 +96,11 @@ impl Core {
                 edges: edges.to_vec(),
                 last: edges.len() == rest.len(),
             };
-            match self.persist_in(|| self.store.activate(run, &activate)).await? {
+            let activated = match stage.take() {
+                Some(stage) => self.persist_in(|| self.store.begin(run, stage, &activate)).await?,
+                None => self.persist_in(|| self.store.activate(run, &activate)).await?,
+            };
+            match activated {
                 Activated::Active { ready } => return Ok(ready),
                 // An earlier try was answered, and the answer lost; or another client was here.
                 Activated::Already => {

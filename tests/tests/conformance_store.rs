@@ -64,6 +64,7 @@ conformance!(
     runs::repeated_commits,
     tasks::refusals,
     tasks::staged_again,
+    tasks::begun,
     tasks::lives,
     tasks::slices,
     tasks::leases,

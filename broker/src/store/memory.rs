@@ -200,6 +200,16 @@ impl Memory {
         Ok(reply.unwrap_or(Err(Refused::Unknown))?)
     }
 
+    pub(super) async fn begin(
+        &self,
+        run: RunId,
+        stage: &Stage,
+        activate: &Activate,
+    ) -> Result<Activated, Error> {
+        self.stage(run, stage).await?;
+        self.activate(run, activate).await
+    }
+
     pub(super) async fn reserve(&self, run: RunId) -> Result<u32, Error> {
         Ok(self.change(run, |run, _| run.reserve()).ok_or(Refused::Unknown)?)
     }

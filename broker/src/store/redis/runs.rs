@@ -1,6 +1,7 @@
 //! Runs: opening, finding, ending, deleting.
 
-use redis::Value;
+use bytes::Bytes;
+use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::decode::{self, AGAIN, DONE, OTHER, Reply, UNKNOWN};
@@ -17,17 +18,32 @@ const PURGE_KEYS: &str = "2000";
 /// Times that opening looks again because the name has changed hands meanwhile.
 const NAME_ATTEMPTS: usize = 8;
 
+/// The answer to `open`; `None` when there is something of an older run to be purged first.
+fn opened(run: RunId, answer: &Bytes) -> Result<Option<Opened>, Error> {
+    let reply = Reply::new(answer)?;
+    match reply.code {
+        DONE => Ok(Some(Opened::Created)),
+        UNKNOWN => Ok(Some(Opened::Attached(run))),
+        OTHER => Ok(Some(Opened::Conflict(run))),
+        AGAIN => Ok(None),
+        _ => Err(reply.refused()),
+    }
+}
+
 impl Redis {
     pub(in crate::store) async fn open(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
         let listed = Instant::now();
-        self.list_run(run).await?;
-        if let Some(name) = &open.name
-            && let Some(other) = self.take_name(name, run, open).await?
-        {
-            self.unlist(run).await?;
-            return Ok(other);
-        }
-        let opened = self.create(run, open).await?;
+        let opened = match &open.name {
+            None => self.list_and_create(run, open).await?,
+            Some(name) => {
+                self.list_run(run).await?;
+                if let Some(other) = self.take_name(name, run, open).await? {
+                    self.unlist(run).await?;
+                    return Ok(other);
+                }
+                self.create(run, open).await?
+            }
+        };
         if listed.elapsed() >= limits::CLIENT_LEASE / 2 {
             // Meanwhile it may have been taken for one that is never made, and unlisted.
             self.list_run(run).await?;
@@ -37,8 +53,11 @@ impl Redis {
 
     /// A run is listed before anything of it is there, so that nothing is left unseen.
     pub(super) async fn list_run(&self, run: RunId) -> Result<(), Error> {
-        let list = fcall(&self.keys.runs(), Function::LIST, &[run.to_string()]);
-        self.lanes.ask(&run, &list).await.map(drop)
+        self.lanes.ask(&run, &self.listing(run)).await.map(drop)
+    }
+
+    fn listing(&self, run: RunId) -> Cmd {
+        fcall(&self.keys.runs(), Function::LIST, &[run.to_string()])
     }
 
     pub(super) async fn unlist(&self, run: RunId) -> Result<(), Error> {
@@ -50,14 +69,22 @@ impl Redis {
     async fn create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
         loop {
             let reply = self.call(run, Function::OPEN, &encode::open(open)).await?;
-            let reply = Reply::new(&reply)?;
-            match reply.code {
-                DONE => return Ok(Opened::Created),
-                UNKNOWN => return Ok(Opened::Attached(run)),
-                OTHER => return Ok(Opened::Conflict(run)),
-                AGAIN => self.purge_keys(run).await?,
-                _ => return Err(reply.refused()),
+            match opened(run, &reply)? {
+                Some(opened) => return Ok(opened),
+                None => self.purge_keys(run).await?,
             }
+        }
+    }
+
+    /// In one round trip, in this order.
+    async fn list_and_create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
+        let mut both = redis::pipe();
+        both.add_command(self.listing(run)).ignore();
+        both.add_command(fcall(&self.keys.header(run), Function::OPEN, &encode::open(open)));
+        let answer = self.lanes.ask_all(&run, &both).await?.pop().unwrap_or(Value::Nil);
+        match opened(run, &bytes(answer)?)? {
+            Some(opened) => Ok(opened),
+            None => self.create(run, open).await,
         }
     }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use redis::{Cmd, Value};
 
 use super::decode::{self, DONE, OTHER_LIFE, Reply, UNKNOWN};
 use super::library::Function;
-use super::{NONE, Redis, bytes, encode, list, optional_bytes};
+use super::{NONE, Redis, bytes, encode, fcall, list, optional_bytes};
 use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::limits;
@@ -24,14 +25,44 @@ const LOST_PER_CALL: usize = 64;
 /// Bytes of a large argument sent at once: no other request waits long behind them.
 const BLOB_PIECE: usize = 1 << 20;
 
+/// The answer to `stage`.
+fn staged(answer: &Bytes) -> Result<(), Error> {
+    let reply = Reply::new(answer)?;
+    if reply.code == DONE { Ok(()) } else { Err(reply.refused()) }
+}
+
+/// The answer to `activate`.
+fn activated(answer: &Bytes) -> Result<Activated, Error> {
+    let reply = Reply::new(answer)?;
+    if reply.code == DONE { decode::activated(reply.rest) } else { Err(reply.refused()) }
+}
+
 impl Redis {
     pub(in crate::store) async fn stage(&self, run: RunId, stage: &Stage) -> Result<(), Error> {
+        staged(&bytes(self.lanes.ask(&run, &self.staging(run, stage)).await?)?)
+    }
+
+    fn staging(&self, run: RunId, stage: &Stage) -> Cmd {
         let fixed = encode::stage(stage);
         let mut arguments: Vec<&[u8]> = fixed.iter().map(Vec::as_slice).collect();
         arguments.extend(stage.chunks.iter().map(Bytes::as_ref));
-        let reply = self.call(run, Function::STAGE, &arguments).await?;
-        let reply = Reply::new(&reply)?;
-        if reply.code == DONE { Ok(()) } else { Err(reply.refused()) }
+        fcall(&self.keys.header(run), Function::STAGE, &arguments)
+    }
+
+    /// What is refused to be staged is not activated: nothing of it is there.
+    pub(in crate::store) async fn begin(
+        &self,
+        run: RunId,
+        stage: &Stage,
+        activate: &Activate,
+    ) -> Result<Activated, Error> {
+        let mut both = redis::pipe();
+        both.add_command(self.staging(run, stage));
+        let header = self.keys.header(run);
+        both.add_command(fcall(&header, Function::ACTIVATE, &encode::activate(activate)));
+        let mut answers = self.lanes.ask_all(&run, &both).await?.into_iter();
+        staged(&bytes(answers.next().unwrap_or(Value::Nil))?)?;
+        activated(&bytes(answers.next().unwrap_or(Value::Nil))?)
     }
 
     pub(in crate::store) async fn activate(
@@ -39,9 +70,7 @@ impl Redis {
         run: RunId,
         activate: &Activate,
     ) -> Result<Activated, Error> {
-        let reply = self.call(run, Function::ACTIVATE, &encode::activate(activate)).await?;
-        let reply = Reply::new(&reply)?;
-        if reply.code == DONE { decode::activated(reply.rest) } else { Err(reply.refused()) }
+        activated(&self.call(run, Function::ACTIVATE, &encode::activate(activate)).await?)
     }
 
     pub(in crate::store) async fn reserve(&self, run: RunId) -> Result<u32, Error> {

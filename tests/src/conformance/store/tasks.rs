@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bolthole_broker::clock;
 use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
@@ -65,6 +65,34 @@ pub async fn staged_again(store: &Store) -> anyhow::Result<()> {
         store.chunks(sample.run, &[(0, 0), (0, 1)]).await?[0].as_deref() == Some(&b"chunk"[..])
     );
     store.purge(sample.run).await?;
+    Ok(())
+}
+
+/// Staging and activating at once is the same as one after the other, and may be repeated; what is
+/// refused is not activated.
+pub async fn begun(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    let stage = Stage { segment: 1, ..sample.stage.clone() };
+    let active = Activate { segment: 1, ..activate() };
+    let short = Stage { consumers: vec![0; 1], ..stage.clone() };
+    ensure!(is_refused(&store.begin(run, &short, &active).await, "Malformed"));
+    ensure!(store.segments(run).await? == [0]);
+    let ready = match store.begin(run, &stage, &active).await? {
+        Activated::Active { ready } => ready,
+        other => bail!("{other:?}"),
+    };
+    ensure!(ready == [0], "{ready:?}");
+    ensure!(store.begin(run, &stage, &active).await? == Activated::Already);
+    let foreign = Stage { digest: [9; 16], ..stage.clone() };
+    ensure!(is_refused(&store.begin(run, &foreign, &active).await, "Conflict"));
+    ensure!(store.segments(run).await? == [0, 1]);
+    let edge = (task(0), 0);
+    let later = Stage { segment: 2, ..stage };
+    let slice = Activate { segment: 2, edges: vec![edge], last: false, ..activate() };
+    let more = store.begin(run, &later, &slice).await?;
+    ensure!(matches!(more, Activated::More { .. }), "{more:?}");
+    store.purge(run).await?;
     Ok(())
 }
 
