@@ -2,8 +2,8 @@
 //! carries the classes its tasks use. Parcels carry chunks of just their own tasks as a cache.
 //!
 //! ```text
-//! "BHD1" · classes: length, MessagePack · count ·
-//!   count × ( index · class · inputs: n, n × id · successors: n, n × index · arguments )
+//! "BHD2" · classes: length, MessagePack · count ·
+//!   count × ( index · class · rank · inputs: n, n × id · successors: n, n × index · arguments )
 //! ```
 //! An input of the same segment is written as `(own index - its index) << 1`, of an earlier one as
 //! `(segments back) << 1 | 1` and its index; successors (of the same segment; those in later ones
@@ -17,7 +17,7 @@ use crate::limits;
 use crate::task::TaskClass;
 use crate::wire::{Reader, WireError, put_varint};
 
-pub(crate) const MAGIC: [u8; 4] = *b"BHD1";
+pub(crate) const MAGIC: [u8; 4] = *b"BHD2";
 /// Arguments of one call: a function with more is no interface.
 pub(crate) const ARGUMENTS_MAX: usize = 64;
 
@@ -28,6 +28,9 @@ pub struct Descriptor {
     pub id: TaskId,
     /// Its class, as an index into the chunk's classes.
     pub class: u32,
+    /// Tasks on the longest way from it to an end of its segment, itself not counted: what has the
+    /// longest way to go should start first.
+    pub rank: u16,
     /// The tasks whose results it uses, each once, ascending.
     pub inputs: Vec<TaskId>,
     /// The tasks of the same segment that use its result, each once, ascending.
@@ -48,7 +51,7 @@ pub struct Chunk {
 impl Descriptor {
     /// Appends the task as it stands in a chunk in which its class has this index.
     pub(crate) fn put_as(&self, out: &mut Vec<u8>, class: u32) {
-        put_head(out, self.id.index(), class);
+        put_head(out, self.id.index(), class, self.rank);
         put_inputs(out, self.id, &self.inputs);
         put_successors(out, self.id.index(), self.successors.iter().map(|task| task.index()));
         put_varint(out, self.args.len() as u64);
@@ -61,6 +64,8 @@ impl Descriptor {
         let index = take_index(reader)?;
         let class = reader.bounded("class", limits::PARCEL_TASKS_MAX)?;
         let class = u32::try_from(class).map_err(|_| WireError::Invalid("class"))?;
+        let rank = reader.bounded("rank", limits::SEGMENT_TASKS_MAX - 1)?;
+        let rank = u16::try_from(rank).map_err(|_| WireError::Invalid("rank"))?;
         let count = reader.bounded("inputs", reader.rest().len())?;
         let mut inputs = Vec::with_capacity(count);
         for _ in 0..count {
@@ -83,14 +88,15 @@ impl Descriptor {
         for _ in 0..count {
             args.push(Arg::take(reader, whole, known)?);
         }
-        Ok(Self { id: TaskId::new(segment, index), class, inputs, successors, args })
+        Ok(Self { id: TaskId::new(segment, index), class, rank, inputs, successors, args })
     }
 }
 
 /// The first part of a task in a chunk.
-pub(crate) fn put_head(out: &mut Vec<u8>, index: u16, class: u32) {
+pub(crate) fn put_head(out: &mut Vec<u8>, index: u16, class: u32, rank: u16) {
     put_varint(out, u64::from(index));
     put_varint(out, u64::from(class));
+    put_varint(out, u64::from(rank));
 }
 
 /// The second part of a task in a chunk.
@@ -255,6 +261,7 @@ mod tests {
                 Descriptor {
                     id: id(128),
                     class: 0,
+                    rank: 300,
                     inputs: vec![TaskId::new(0, 9), TaskId::new(2, 0), id(127)],
                     successors: vec![id(129), id(65_535)],
                     args: vec![Arg::Input(2), Arg::List(vec![Arg::Input(0), Arg::Input(1)])],
@@ -262,6 +269,7 @@ mod tests {
                 Descriptor {
                     id: id(129),
                     class: 1,
+                    rank: 0,
                     inputs: vec![id(128)],
                     successors: vec![],
                     args: vec![Arg::Value(Bytes::from_static(b"\xc0"))],

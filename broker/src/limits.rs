@@ -54,6 +54,9 @@ pub const HANDOFF_LARGE_REQUESTS_MAX: usize = 6;
 pub const HANDOFF_CONNECTIONS_MAX: usize = 256;
 /// Connections of a data port that have not finished their handshake; one more ends the oldest.
 pub const HANDOFF_HANDSHAKES_MAX: usize = 64;
+/// Percent of a worker's memory up to which it takes first what has the longest way to go, which
+/// keeps more results at a time; half of what is there before it spills.
+pub const MEMORY_FILLING_PERCENT: u64 = 30;
 /// Percent of a worker's memory from which on the least recently used results go to disk.
 pub const MEMORY_SPILL_PERCENT: u64 = 60;
 /// Percent of a worker's memory from which on it starts no new sources.

@@ -371,6 +371,7 @@ mod tests {
         Descriptor {
             id: TaskId::new(segment, index),
             class: 0,
+            rank: 0,
             inputs: vec![],
             successors: vec![],
             args: vec![Arg::Value(Bytes::from(vec![0; argument]))],

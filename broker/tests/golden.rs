@@ -58,6 +58,7 @@ fn chunk() -> Chunk {
             Descriptor {
                 id: id(256),
                 class: 0,
+                rank: 300,
                 inputs: vec![TaskId::new(0, 65_535), TaskId::new(2, 1), id(0), id(255)],
                 successors: vec![id(257), id(65_535)],
                 args: vec![
@@ -68,6 +69,7 @@ fn chunk() -> Chunk {
             Descriptor {
                 id: id(257),
                 class: 1,
+                rank: 0,
                 inputs: vec![id(256)],
                 successors: vec![],
                 args: vec![Arg::Input(0)],

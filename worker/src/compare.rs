@@ -157,7 +157,7 @@ mod tests {
             let inputs = index.checked_sub(1).map(task).into_iter().collect();
             let successors = (index < 2).then(|| task(index + 1)).into_iter().collect();
             let descriptor =
-                Descriptor { id: task(index), class: 0, inputs, successors, args: vec![] };
+                Descriptor { id: task(index), class: 0, rank: 0, inputs, successors, args: vec![] };
             let classes = vec![TaskClass::relay("default")];
             let chunk = Arc::new(Chunk { classes, tasks: vec![descriptor] });
             let (key, nonce) = ((run, task(index)), u64::from(index) + 5);

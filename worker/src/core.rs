@@ -37,12 +37,23 @@ pub(crate) use tick::OnSlot;
 /// A task's work should last about this long between two looks at the queue.
 const PARCEL_WORK: Duration = Duration::from_millis(3);
 
+/// In which order tasks of one priority get slots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they are numbered: one output's cone after the other, so that few results are kept at a
+    /// time, and a slot that runs on finds its inputs here.
+    #[default]
+    Cone,
+    /// What has the longest way to go first, so that slots have work to the end.
+    Path,
+}
+
 /// What the worker must do.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Get what these tasks need.
     Prepare { run: RunId, tasks: Vec<Wanted> },
-    /// Run these, in order of their priority and id.
+    /// Run these, in order of their priority and as [`Core::order`] says.
     Start(Vec<Runnable>),
     /// Send a commit.
     Commit { run: RunId, commit: Arc<Commit> },
@@ -178,6 +189,8 @@ pub(crate) struct Core {
     committing: BTreeMap<OutboxId, (RunId, Arc<Commit>)>,
     /// How long tasks take here, in seconds: a moving average.
     task_seconds: f64,
+    /// Memory for results is scarcer than it was.
+    filling: bool,
     draining: bool,
     session: Session,
     life: Life,
@@ -193,6 +206,7 @@ impl Core {
             releasing: BTreeMap::new(),
             committing: BTreeMap::new(),
             task_seconds: PARCEL_WORK.as_secs_f64(),
+            filling: false,
             draining: false,
             session: Session::First,
             life: Life::default(),
@@ -209,6 +223,17 @@ impl Core {
         )]
         let fit = fit.clamp(1.0, 256.0) as usize;
         fit
+    }
+
+    /// In which order tasks get slots now. For short ones the end of a graph does not matter as much
+    /// as that slots run on.
+    pub(crate) fn order(&self) -> Order {
+        if self.filling || self.tasks_per_slot() > 1 { Order::Cone } else { Order::Path }
+    }
+
+    /// Memory for results has filled up, or emptied.
+    pub(crate) fn on_filling(&mut self, filling: bool) {
+        self.filling = filling;
     }
 
     /// Tasks here that have not ended.

@@ -25,8 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bolthole_broker::handoff::{Digest, is_shortage};
 use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
 use bolthole_broker::limits::{
-    HANDOFF_CONFIRM_WAIT, MEMORY_CRITICAL_PERCENT, MEMORY_HIGH_PERCENT, MEMORY_SPILL_PERCENT,
-    RESULT_BYTES_MAX, SPILL_PAUSE, SPILL_READS_MAX,
+    HANDOFF_CONFIRM_WAIT, MEMORY_CRITICAL_PERCENT, MEMORY_FILLING_PERCENT, MEMORY_HIGH_PERCENT,
+    MEMORY_SPILL_PERCENT, RESULT_BYTES_MAX, SPILL_PAUSE, SPILL_READS_MAX,
 };
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -57,6 +57,8 @@ pub struct HoldOptions {
 pub enum Pressure {
     /// Plenty is left.
     Normal,
+    /// What is begun should be finished before more is begun.
+    Filling,
     /// The least recently used results go to disk.
     Spill,
     /// No new sources should be started.
@@ -73,6 +75,7 @@ impl Pressure {
             MEMORY_CRITICAL_PERCENT.. => Self::Critical,
             MEMORY_HIGH_PERCENT.. => Self::High,
             MEMORY_SPILL_PERCENT.. => Self::Spill,
+            MEMORY_FILLING_PERCENT.. => Self::Filling,
             _ => Self::Normal,
         }
     }
@@ -424,7 +427,7 @@ impl Inner {
         let mut table = self.table();
         let outcome = change(&mut table);
         let pressure = Pressure::of(table.wanted_bytes(), self.memory_bytes);
-        let work = table.has_doomed() || (pressure > Pressure::Normal && self.folder.is_some());
+        let work = table.has_doomed() || (pressure >= Pressure::Spill && self.folder.is_some());
         // Under the lock, so that an older reading never replaces a newer one.
         self.pressure.send_if_modified(|known| std::mem::replace(known, pressure) != pressure);
         drop(table);

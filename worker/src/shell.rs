@@ -216,6 +216,7 @@ impl Shell {
         self.pulse.started.add(followed as u64);
         let known = Arc::clone(&self.preparer.known);
         let effects = self.core.on_finished(finished, &*known, clock::random_u64(), now);
+        self.slots.set_order(self.core.order());
         self.perform(effects).await;
     }
 
@@ -341,6 +342,8 @@ impl Shell {
             self.settler.resume_lo().await;
         }
         self.slots.throttle(pressure == Pressure::Critical);
+        self.core.on_filling(pressure >= Pressure::Filling);
+        self.slots.set_order(self.core.order());
     }
 
     async fn begin_drain(&mut self) {

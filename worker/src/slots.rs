@@ -18,7 +18,7 @@ use bolthole_broker::task::TaskKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::OnSlot;
+use crate::core::{OnSlot, Order};
 use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
 use crate::prepare::Preparer;
@@ -125,6 +125,11 @@ impl Slots {
     pub(crate) fn throttle(&self, on: bool) {
         self.shared.bench().throttled = on;
         self.shared.wake_all();
+    }
+
+    /// In which order tasks get slots from now on.
+    pub(crate) fn set_order(&self, order: Order) {
+        self.shared.bench().set_order(order);
     }
 
     /// Puts tasks on the bench.

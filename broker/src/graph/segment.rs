@@ -24,8 +24,8 @@ use crate::task::TaskClass;
 use crate::wire::{WireError, put_varint};
 
 /// Bytes of a descriptor beside its inputs, successors and arguments, at the most: index, class,
-/// three counts.
-const TASK_BYTES: usize = 3 + 3 + 5 + 3 + 1;
+/// rank, three counts.
+const TASK_BYTES: usize = 3 + 3 + 3 + 5 + 3 + 1;
 /// Bytes of one input, at the most, and of the successor at the edge's other end.
 const EDGE_BYTES: usize = 8 + 3;
 /// Bytes of a relay's arguments, at the most.
@@ -336,8 +336,23 @@ impl SegmentBuilder {
         sources.into_iter().map(|(index, _)| index).collect()
     }
 
+    /// For each task how many more there are on the longest way to an end of the segment: the rank
+    /// by which a list scheduler takes the critical path first (Kwok and Ahmad 1999), every task
+    /// taken to last as long as any other.
+    fn ranks(&self) -> Vec<u16> {
+        let mut ranks = vec![0_u16; self.len()];
+        // By descending consumer: its own rank is known when it is counted.
+        for &(input, consumer) in self.edges.iter().rev() {
+            let through = ranks[usize::from(consumer)].saturating_add(1);
+            let rank = &mut ranks[usize::from(input)];
+            *rank = through.max(*rank);
+        }
+        ranks
+    }
+
     fn encode(&self) -> Vec<Bytes> {
         let successors = Successors::of(self.len(), &self.edges);
+        let ranks = self.ranks();
         let mut places = vec![(usize::MAX, 0); self.classes.len()];
         let mut chunks = Vec::with_capacity(self.len().div_ceil(CHUNK_TASKS));
         for (number, tasks) in self.tasks.chunks(CHUNK_TASKS).enumerate() {
@@ -355,7 +370,7 @@ impl SegmentBuilder {
                 let (from, middle) = (task.inputs_at as usize, task.args_at as usize);
                 let id = u16::try_from(index).unwrap_or(u16::MAX);
                 let out = writer.task();
-                put_head(out, id, class.1);
+                put_head(out, id, class.1, ranks[index]);
                 out.extend_from_slice(&self.body[from..middle]);
                 put_successors(out, id, successors.after(index));
                 out.extend_from_slice(&self.body[middle..end]);

@@ -52,6 +52,8 @@ pub(crate) fn assert_consistent(segments: &[Segment]) {
             let expected = successors.remove(&task.id).unwrap_or_default();
             assert!(expected.len() <= limits::FAN_OUT_MAX);
             assert_eq!((consumers & !PINNED) as usize, expected.len());
+            let longest = expected.iter().map(|next| 1 + tasks[usize::from(next.index())].1.rank);
+            assert_eq!(task.rank, longest.max().unwrap_or(0), "the way to an end");
             assert_eq!(task.successors, expected.into_iter().collect::<Vec<_>>());
         }
     }

@@ -59,6 +59,7 @@ impl Desk {
         let task = |index: u16| Descriptor {
             id: TaskId::new(0, index),
             class: 0,
+            rank: 0,
             inputs: index.checked_sub(1).map(|input| TaskId::new(0, input)).into_iter().collect(),
             successors: (index < 3).then(|| TaskId::new(0, index + 1)).into_iter().collect(),
             args: vec![],

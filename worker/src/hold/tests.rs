@@ -114,7 +114,9 @@ async fn pressure_follows_what_is_held_and_set_aside() {
     let held = open(None, new_incarnation()).await;
     let mut watch = held.watch_pressure();
     let mut expected = Pressure::Normal;
-    for (nonce, pressure) in [(5, Pressure::Normal), (6, Pressure::Spill), (8, Pressure::High)] {
+    let steps =
+        [(2, Pressure::Normal), (3, Pressure::Filling), (6, Pressure::Spill), (8, Pressure::High)];
+    for (nonce, pressure) in steps {
         while held.stats().count < nonce {
             held.insert(key(1, held.stats().count), value(0), None);
         }
@@ -140,7 +142,7 @@ async fn the_coldest_results_go_to_disk_and_come_back() {
     held.insert(key(1, 5), value(5), None);
     until(&held, |stats| stats.spilled_bytes == SIZE as u64).await;
     assert!(held.get_resident(&key(1, 1)).is_none() && held.get_resident(&key(1, 0)).is_some());
-    assert_eq!(held.pressure(), Pressure::Normal);
+    assert_eq!(held.pressure(), Pressure::Filling);
     let [file] = &files(dir.path())[..] else { panic!("one file") };
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(file), mode(file.parent().unwrap())), (0o600, 0o700));
@@ -280,7 +282,7 @@ async fn a_result_waits_for_memory_while_any_is_freed_and_no_longer() {
     let (room, ()) = tokio::join!(held.room(2 * bytes, false, wait), freed);
     room.unwrap();
     assert_eq!(began.elapsed(), 3 * wait);
-    assert_eq!(held.pressure(), Pressure::Normal, "what waits no more is not counted");
+    assert_eq!(held.pressure(), Pressure::Filling, "what waits no more is not counted");
 }
 
 #[tokio::test]

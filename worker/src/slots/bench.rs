@@ -1,17 +1,22 @@
 //! The bench: runnable tasks in their order, and what running ones have taken. Pure bookkeeping.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
 use bolthole_broker::limits;
 use tokio::time::Instant;
 
-use crate::core::OnSlot;
+use crate::core::{OnSlot, Order};
 use crate::flight::{Key, Runnable};
+
+#[cfg(test)]
+mod tests;
 
 /// Tasks that wait for a slot, and those that have one.
 #[derive(Default)]
 pub(super) struct Bench {
     waiting: BinaryHeap<Waiting>,
+    order: Order,
     /// Attempts on slots, by the slot's number.
     running: BTreeMap<usize, Running>,
     /// Named amounts that no running attempt has taken.
@@ -53,23 +58,33 @@ impl Bench {
     }
 
     pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
-        self.waiting.extend(tasks.into_iter().map(Waiting));
+        let order = self.order;
+        self.waiting.extend(tasks.into_iter().map(|task| Waiting::new(task, order)));
+    }
+
+    /// Puts what waits into this order, and what comes.
+    pub(super) fn set_order(&mut self, order: Order) {
+        if order != self.order {
+            self.order = order;
+            let waiting = std::mem::take(&mut self.waiting).into_iter();
+            self.waiting = waiting.map(|waiting| Waiting::new(waiting.task, order)).collect();
+        }
     }
 
     /// Takes all tasks off, for good.
     pub(super) fn clear(&mut self) -> Vec<Key> {
         self.leaving = true;
         let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+        waiting.into_iter().map(|waiting| waiting.task.key).collect()
     }
 
     /// Takes these off; those that were there still.
     pub(super) fn take_back(&mut self, keys: &[Key]) -> Vec<Key> {
         let waiting = std::mem::take(&mut self.waiting);
         let (back, stay): (Vec<Waiting>, Vec<Waiting>) =
-            waiting.into_iter().partition(|Waiting(runnable)| keys.contains(&runnable.key));
+            waiting.into_iter().partition(|waiting| keys.contains(&waiting.task.key));
         self.waiting = stay.into();
-        back.into_iter().map(|Waiting(runnable)| runnable.key).collect()
+        back.into_iter().map(|waiting| waiting.task.key).collect()
     }
 
     /// The first task whose resources are free, for this slot. While results wait for memory, only
@@ -81,13 +96,14 @@ impl Bench {
         let mut passed = Vec::new();
         let mut found = None;
         let full = !self.aside.is_empty();
-        while let Some(Waiting(next)) = self.waiting.pop() {
-            let fills = full && next.info.inputs(&next.ready).is_empty();
-            if !fills && self.has(&next.info.class().options.resources) {
-                found = Some(next);
+        while let Some(next) = self.waiting.pop() {
+            let task = &next.task;
+            let fills = full && task.info.inputs(&task.ready).is_empty();
+            if !fills && self.has(&task.info.class().options.resources) {
+                found = Some(next.task);
                 break;
             }
-            passed.push(Waiting(next));
+            passed.push(next);
         }
         self.waiting.extend(passed);
         let found = found?;
@@ -107,7 +123,8 @@ impl Bench {
     /// The slot whose attempt has ended runs on with this task, as if it had been the first on the
     /// bench. False when it is not, or cannot be: another thread has the slot.
     pub(super) fn follow(&mut self, number: usize, next: &Runnable) -> bool {
-        let first = self.waiting.peek().is_none_or(|Waiting(other)| rank(other) < rank(next));
+        let place = Place::of(next, self.order);
+        let first = self.waiting.peek().is_none_or(|other| other.place < place);
         let crowded = self.throttled && self.running.len() > 1;
         if !first || crowded || self.leaving || self.closed {
             return false;
@@ -200,30 +217,53 @@ impl Bench {
     }
 }
 
-/// A runnable task, ordered by priority and then by id: what was numbered together finishes
-/// together.
-struct Waiting(Runnable);
+/// Where a task stands among others: the greatest is the next. By priority; then, if that is the
+/// order, by rank; then by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    priority: i8,
+    rank: u16,
+    key: Reverse<Key>,
+}
 
-fn rank(task: &Runnable) -> (i8, std::cmp::Reverse<Key>) {
-    (task.info.class().options.priority, std::cmp::Reverse(task.key))
+impl Place {
+    fn of(task: &Runnable, order: Order) -> Self {
+        let rank = match order {
+            Order::Cone => 0,
+            Order::Path => task.info.descriptor().rank,
+        };
+        Self { priority: task.info.class().options.priority, rank, key: Reverse(task.key) }
+    }
+}
+
+/// A task on the bench, ordered by its place.
+struct Waiting {
+    place: Place,
+    task: Runnable,
+}
+
+impl Waiting {
+    fn new(task: Runnable, order: Order) -> Self {
+        Self { place: Place::of(&task, order), task }
+    }
 }
 
 impl PartialEq for Waiting {
     fn eq(&self, other: &Self) -> bool {
-        rank(&self.0) == rank(&other.0)
+        self.place == other.place
     }
 }
 
 impl Eq for Waiting {}
 
 impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        rank(&self.0).cmp(&rank(&other.0))
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place.cmp(&other.place)
     }
 }

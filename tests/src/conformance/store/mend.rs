@@ -112,6 +112,7 @@ fn findings(dump: &RunDump, known: u16) -> Vec<Finding> {
     let tasks = (0..known).map(|index| Descriptor {
         id: task(index),
         class: 0,
+        rank: 0,
         inputs: index.checked_sub(1).map(task).into_iter().collect(),
         successors: vec![],
         args: vec![],

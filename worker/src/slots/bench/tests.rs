@@ -1,0 +1,106 @@
+//! Which task is next.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bolthole_broker::call::{Call, Ctx, Outcome, States};
+use bolthole_broker::descriptor::{Chunk, Descriptor};
+use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::registry::Body;
+use bolthole_broker::run::Ready;
+use bolthole_broker::task::TaskClass;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::flight::TaskInfo;
+
+/// Tasks of these ranks and priorities, by index.
+fn tasks(ranks: &[(u16, i8)]) -> Vec<Runnable> {
+    let run = RunId::new(0, 1);
+    let task = |(&(rank, _), index): (&(u16, i8), u16)| Descriptor {
+        id: TaskId::new(0, index),
+        class: u32::from(index),
+        rank,
+        inputs: vec![],
+        successors: vec![],
+        args: vec![],
+    };
+    let class = |&(_, priority): &(u16, i8)| {
+        let mut class = TaskClass::relay("default");
+        class.options.priority = priority;
+        class
+    };
+    let chunk = Arc::new(Chunk {
+        classes: ranks.iter().map(class).collect(),
+        tasks: ranks.iter().zip(0..).map(task).collect(),
+    });
+    let runnable = |task: &Descriptor| Runnable {
+        key: (run, task.id),
+        ready: Ready::first(task.id),
+        info: TaskInfo::find(&chunk, task.id.index()).unwrap(),
+        body: Body::Sync(|_| Outcome::Unusable(String::new())),
+        call: Call {
+            args: vec![],
+            inputs: vec![],
+            blobs: HashMap::new(),
+            states: Arc::new(States::new()),
+            ctx: Ctx::new(run, task.id, 1, CancellationToken::new(), Arc::default()),
+        },
+        attempt: 1,
+        nonce: 0,
+        leased: false,
+        earlier: None,
+        isolated: false,
+        suspect: 0,
+        crashes: 0,
+        depth: 0,
+        cancel: CancellationToken::new(),
+    };
+    chunk.tasks.iter().map(runnable).collect()
+}
+
+fn bench(ranks: &[(u16, i8)], order: Order) -> Bench {
+    let mut bench = Bench::new(BTreeMap::new());
+    bench.slots = 1;
+    bench.set_order(order);
+    bench.extend(tasks(ranks));
+    bench
+}
+
+/// The tasks in the order in which one slot takes them.
+fn taken(bench: &mut Bench) -> Vec<u16> {
+    let mut next = || {
+        let task = bench.take(1)?;
+        bench.give_back(1);
+        Some(task.key.1.index())
+    };
+    std::iter::from_fn(&mut next).collect()
+}
+
+#[test]
+fn by_priority_and_then_as_the_order_says() {
+    let ranks = [(0, 0), (3, 0), (1, 0), (3, 0), (0, 1)];
+    assert_eq!(taken(&mut bench(&ranks, Order::Cone)), [4, 0, 1, 2, 3]);
+    assert_eq!(taken(&mut bench(&ranks, Order::Path)), [4, 1, 3, 2, 0]);
+}
+
+#[test]
+fn what_waits_already_is_put_into_the_new_order() {
+    let mut bench = bench(&[(0, 0), (2, 0), (1, 0)], Order::Path);
+    assert_eq!(bench.take(1).map(|task| task.key.1.index()), Some(1));
+    bench.give_back(1);
+    bench.set_order(Order::Cone);
+    assert_eq!(taken(&mut bench), [0, 2]);
+}
+
+#[test]
+fn a_slot_runs_on_only_with_what_would_be_the_next() {
+    let ranks = [(0, 0), (2, 0), (1, 0), (3, 0)];
+    let all = tasks(&ranks);
+    for (order, first, last) in [(Order::Path, 3, 0), (Order::Cone, 0, 3_u16)] {
+        let mut bench = bench(&ranks, order);
+        assert_eq!(bench.take(1).map(|task| task.key.1.index()), Some(first));
+        let (first, last) = (&all[usize::from(first)], &all[usize::from(last)]);
+        assert!(!bench.follow(1, last) && bench.follow(1, first), "{order:?}");
+    }
+}
