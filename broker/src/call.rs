@@ -5,8 +5,8 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
-use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -78,6 +78,9 @@ impl Failure {
 /// Between two looks of [`Ctx::pause`] for a cancellation.
 const PAUSE_SLICE: Duration = Duration::from_millis(20);
 
+/// Units of resources, numbered from 0 on each worker, by the resource's name.
+pub type Units = BTreeMap<String, Vec<Range<u32>>>;
+
 /// What a task may ask about the attempt it runs in.
 #[derive(Clone)]
 pub struct Ctx {
@@ -90,6 +93,8 @@ struct CtxInner {
     attempt: u32,
     cancelled: CancellationToken,
     header: Arc<BTreeMap<String, String>>,
+    /// Known once the attempt has a slot; not at all when it has asked for nothing.
+    units: OnceLock<Units>,
     submitted: Mutex<Vec<Captured>>,
 }
 
@@ -103,7 +108,9 @@ impl Ctx {
         header: Arc<BTreeMap<String, String>>,
     ) -> Self {
         let submitted = Mutex::new(Vec::new());
-        Self { inner: Arc::new(CtxInner { run, task, attempt, cancelled, header, submitted }) }
+        let units = OnceLock::new();
+        let inner = CtxInner { run, task, attempt, cancelled, header, units, submitted };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The run this task belongs to.
@@ -161,6 +168,25 @@ impl Ctx {
     /// All of the run's header.
     pub fn headers(&self) -> &BTreeMap<String, String> {
         &self.inner.header
+    }
+
+    /// Which units of a resource this attempt has to itself, of those that its worker has: `[2]` for
+    /// the third GPU. None of what the task has not asked for.
+    pub fn resource(&self, name: &str) -> Vec<u32> {
+        let units = self.inner.units.get().and_then(|units| units.get(name));
+        units.into_iter().flatten().cloned().flatten().collect()
+    }
+
+    /// All of them.
+    #[doc(hidden)]
+    pub fn units(&self) -> Units {
+        self.inner.units.get().cloned().unwrap_or_default()
+    }
+
+    /// Gives the attempt its units; once.
+    #[doc(hidden)]
+    pub fn give_units(&self, units: Units) {
+        let _ = self.inner.units.set(units);
     }
 
     /// Adds a graph to the run: it starts when this attempt succeeds and is dropped otherwise.

@@ -130,7 +130,9 @@ impl<T> Delayed<T> {
         self.with(|options| options.priority = Some(priority))
     }
 
-    /// An amount of a named resource that a worker must have free to run it.
+    /// An amount of a named resource that a worker must have free to run it. The task asks for the
+    /// numbers of its units with [`Ctx::resource`](crate::Ctx::resource): for `resource("gpu", 1)` the
+    /// one GPU that it has to itself.
     #[must_use]
     pub fn resource(self, name: impl Into<String>, amount: u32) -> Self {
         self.with(|options| _ = options.resources.insert(name.into(), amount))

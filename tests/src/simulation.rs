@@ -303,7 +303,8 @@ async fn left(inside: &Inside) -> Option<String> {
 /// Whether workers were lost so often that a result may have been computed, and lost, as often as is
 /// allowed.
 fn may_give_up(report: &Report) -> bool {
-    let lost = ["crash", "all crash", "lost host"].iter().filter_map(|kind| report.faults.get(kind));
+    let lost =
+        ["crash", "all crash", "lost host"].iter().filter_map(|kind| report.faults.get(kind));
     lost.sum::<u64>() >= u64::from(RECOMPUTE_MAX)
 }
 

@@ -1,7 +1,7 @@
 //! A worker against store and queue in memory: everything a task can come to.
 #![cfg(test)]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bolthole::capture::capture;
@@ -29,7 +29,7 @@ async fn bench(slots: usize) -> Bench {
     let mut states = States::new();
     let answer: std::sync::Arc<u64> = std::sync::Arc::new(42);
     states.insert(std::any::TypeId::of::<u64>(), answer);
-    let resources = [("gpu".to_owned(), 1)].into();
+    let resources = [("gpu".to_owned(), 1), ("licence".to_owned(), 3)].into();
     let options = Options { slots, resources, bind: None, spill_dir: None, ..Options::default() };
     let registry = Registry::linked().unwrap();
     let worker = Worker::start(store.clone(), queue.clone(), registry, states, options).await;
@@ -266,4 +266,39 @@ async fn a_resource_is_taken_by_as_many_as_there_is_of_it() {
     let bench = bench(4).await;
     let uses: Vec<Delayed<u32>> = (0..40).map(|_| on_gpu::delayed()).collect();
     assert_eq!(bench.compute(most::delayed(uses)).await, 1);
+}
+
+static LICENCES: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+
+/// The licences it has, unless another task has one of them at the same time; and the GPU, which it
+/// has not asked for.
+#[task(resources(licence = 2))]
+fn licensed(ctx: &Ctx) -> Option<(Vec<u32>, Vec<u32>)> {
+    let own = ctx.resource("licence");
+    let licences = || own.iter().filter_map(|unit| LICENCES.get(*unit as usize));
+    let alone = licences().all(|licence| !licence.swap(true, Ordering::SeqCst));
+    ctx.pause(Duration::from_millis(2));
+    licences().for_each(|licence| licence.store(false, Ordering::SeqCst));
+    alone.then(|| (own.clone(), ctx.resource("gpu")))
+}
+
+#[task(resources(licence = 1))]
+fn with_one(before: &Option<(Vec<u32>, Vec<u32>)>, ctx: &Ctx) -> Vec<u32> {
+    let mut all = before.clone().map(|(own, _)| own).unwrap_or_default();
+    all.extend(ctx.resource("licence"));
+    all
+}
+
+#[task]
+fn lengths(all: &[Vec<u32>]) -> Vec<usize> {
+    all.iter().map(Vec::len).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_attempt_has_units_of_its_own() {
+    let bench = bench(4).await;
+    let (own, gpu) = bench.compute(licensed::delayed()).await.unwrap();
+    assert_eq!((own, gpu), (vec![0, 1], vec![]));
+    let uses: Vec<_> = (0..30).map(|_| with_one::delayed(licensed::delayed())).collect();
+    assert_eq!(bench.compute(lengths::delayed(uses)).await, [3; 30]);
 }

@@ -27,6 +27,7 @@ use crate::spawn::{Spawned, Spawner};
 mod bench;
 mod driven;
 mod room;
+mod units;
 
 use bench::Bench;
 pub(crate) use driven::{Driven, is_in_body};

@@ -303,6 +303,10 @@ impl Execution {
     ) -> Result<Outcome, String> {
         let header = Arc::clone(&self.header);
         let ctx = Ctx::new(self.run, id, attempt, CancellationToken::new(), header);
+        // One call at a time has the first units of everything.
+        let asked = frame.graph.classes[node.class as usize].options.resources.iter();
+        let first = asked.map(|(name, amount)| (name.clone(), vec![0..*amount]));
+        ctx.give_units(first.collect());
         let call = Call {
             args: node.args.clone(),
             inputs,

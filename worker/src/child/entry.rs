@@ -177,6 +177,7 @@ impl Servant {
         };
         let header: Arc<BTreeMap<String, String>> = Arc::new(job.header);
         let ctx = Ctx::new(job.run, job.id, job.attempt, cancel.clone(), header);
+        ctx.give_units(job.units);
         let states = Arc::clone(&self.states);
         let call = Call { args: job.args, inputs, blobs, states, ctx };
         match run_here(body, &call, &cancel, &self.user) {

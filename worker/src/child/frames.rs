@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use bolthole_broker::args::{Arg, BlobDigest};
+use bolthole_broker::call::Units;
 use bolthole_broker::graph::Captured;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
@@ -34,6 +35,8 @@ pub(super) struct Job {
     pub(super) id: TaskId,
     pub(super) attempt: u32,
     pub(super) header: BTreeMap<String, String>,
+    /// What the attempt has of the worker's resources.
+    pub(super) units: Units,
     pub(super) args: Vec<Arg>,
     /// Bytes of each input.
     pub(super) inputs: Vec<u64>,
@@ -168,6 +171,7 @@ mod tests {
             id: TaskId::new(3, 4),
             attempt: 2,
             header: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            units: Units::from([("gpu".to_owned(), vec![0..1, 3..5])]),
             args: vec![Arg::List(vec![Arg::Value(Bytes::from_static(b"\x01")), Arg::Input(0)])],
             inputs: vec![3],
             blobs: vec![([7; 32], 0)],

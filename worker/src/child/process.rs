@@ -132,6 +132,7 @@ impl Process {
             id: runnable.key.1,
             attempt: runnable.attempt,
             header: call.ctx.headers().clone(),
+            units: call.ctx.units(),
             args: call.args.clone(),
             inputs: call.inputs.iter().map(|input| input.bytes.len() as u64).collect(),
             blobs: call.blobs.iter().map(|(digest, blob)| (*digest, blob.len() as u64)).collect(),

@@ -3,11 +3,13 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
+use bolthole_broker::call::Units;
 use bolthole_broker::limits;
 use tokio::time::Instant;
 
 use crate::core::{OnSlot, Order};
 use crate::flight::{Key, Runnable};
+use crate::slots::units::{self, Free};
 
 #[cfg(test)]
 mod tests;
@@ -19,13 +21,13 @@ pub(super) struct Bench {
     order: Order,
     /// Attempts on slots, by the slot's number.
     running: BTreeMap<usize, Running>,
-    /// Named amounts that no running attempt has taken.
-    free: BTreeMap<String, u32>,
+    /// What no running attempt has taken.
+    free: Free,
     pub(super) slots: usize,
     pub(super) next_slot: usize,
     /// Threads that were replaced and end when they come back; no longer among the slots. What they
     /// have taken stays taken until then.
-    stuck: BTreeMap<usize, BTreeMap<String, u32>>,
+    stuck: BTreeMap<usize, Units>,
     /// Attempts whose bodies have ended and whose results wait for memory. Other threads have their
     /// slots; their own end with them.
     aside: BTreeMap<usize, Running>,
@@ -49,12 +51,12 @@ struct Running {
     attempt: OnSlot,
     /// It is in a process of its own, which is killed.
     isolated: bool,
-    taken: BTreeMap<String, u32>,
+    taken: Units,
 }
 
 impl Bench {
     pub(super) fn new(resources: BTreeMap<String, u32>) -> Self {
-        Self { free: resources, ..Self::default() }
+        Self { free: Free::all(resources), ..Self::default() }
     }
 
     pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
@@ -99,7 +101,7 @@ impl Bench {
         while let Some(next) = self.waiting.pop() {
             let task = &next.task;
             let fills = full && task.info.inputs(&task.ready).is_empty();
-            if !fills && self.has(&task.info.class().options.resources) {
+            if !fills && self.free.has(&task.info.class().options.resources) {
                 found = Some(next.task);
                 break;
             }
@@ -107,11 +109,9 @@ impl Bench {
         }
         self.waiting.extend(passed);
         let found = found?;
-        let taken = found.info.class().options.resources.clone();
-        for (name, amount) in &taken {
-            if let Some(free) = self.free.get_mut(name) {
-                *free -= amount;
-            }
+        let taken = self.free.take(&found.info.class().options.resources);
+        if !taken.is_empty() {
+            found.call.ctx.give_units(taken.clone());
         }
         let isolated = found.isolated;
         let attempt =
@@ -130,8 +130,11 @@ impl Bench {
             return false;
         }
         let Some(running) = self.running.get_mut(&number) else { return false };
-        if running.isolated || running.taken != next.info.class().options.resources {
+        if running.isolated || !units::are(&running.taken, &next.info.class().options.resources) {
             return false;
+        }
+        if !running.taken.is_empty() {
+            next.call.ctx.give_units(running.taken.clone());
         }
         let (key, nonce) = (next.key, next.nonce);
         running.attempt = OnSlot { key, nonce, since: Instant::now(), begun: true };
@@ -153,12 +156,9 @@ impl Bench {
         let replaced = stuck.is_some();
         let ran = self.running.remove(&number).map(|running| running.taken);
         let taken = stuck.or(ran).unwrap_or_default();
-        for (name, amount) in &taken {
-            if let Some(free) = self.free.get_mut(name) {
-                *free += amount;
-            }
-        }
-        Ended { replaced, awaited: self.throttled || replaced || !taken.is_empty() }
+        let awaited = self.throttled || replaced || !taken.is_empty();
+        self.free.give_back(taken);
+        Ended { replaced, awaited }
     }
 
     /// The slot's attempt waits for memory: another thread is to take the slot. False when as many
@@ -210,10 +210,6 @@ impl Bench {
     /// Whether a slot has nothing to run.
     pub(super) fn is_starving(&self) -> bool {
         self.waiting.is_empty() && self.running.len() < self.slots
-    }
-
-    fn has(&self, needed: &BTreeMap<String, u32>) -> bool {
-        needed.iter().all(|(name, amount)| self.free.get(name).is_some_and(|free| free >= amount))
     }
 }
 
