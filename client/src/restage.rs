@@ -9,6 +9,7 @@
 mod log;
 mod watchman;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Staged {
     open: Open,
     watch: Weak<Watch>,
     log: Mutex<Log>,
+    /// The run is opened with its first segment.
+    unopened: AtomicBool,
     /// The life of the store in which all of the log is known to be staged. Whoever stages again
     /// holds it.
     epoch: tokio::sync::Mutex<Epoch>,
@@ -83,17 +86,19 @@ impl Staged {
 }
 
 impl Core {
-    /// A run that was opened just now, to be made again if the store loses it.
+    /// A run that was opened just now, or is about to be, to be made again if the store loses it.
     pub(crate) async fn remember_staged(
         self: &Arc<Self>,
         run: RunId,
         open: Open,
+        unopened: bool,
         watch: &Arc<Watch>,
     ) -> Result<Arc<Staged>> {
         // An epoch of some seconds ago costs a look at the run, no more.
         let epoch = tokio::sync::Mutex::new(self.epoch().await?);
         let (log, watched) = (Mutex::new(Log::new()), Arc::downgrade(watch));
-        let staged = Arc::new(Staged { run, open, watch: watched, log, epoch });
+        let unopened = AtomicBool::new(unopened);
+        let staged = Arc::new(Staged { run, open, watch: watched, log, unopened, epoch });
         watch.guard();
         self.watchman.take(self, &staged);
         Ok(staged)
@@ -145,8 +150,10 @@ impl Core {
     }
 
     async fn stage_kept(&self, staged: &Staged, kept: &Kept) -> Result<()> {
-        let header = &staged.open.header;
-        self.stage(staged.run, header, &kept.segment, &kept.blobs).await
+        let unopened = staged.unopened.load(Ordering::Relaxed);
+        self.stage(staged.run, &staged.open, unopened, &kept.segment, &kept.blobs).await?;
+        staged.unopened.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Stages again what the store has lost of a run since it began another life; whether it has.

@@ -12,7 +12,7 @@ use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
 use bolthole_broker::parcel::{Addressed, Parcel};
 use bolthole_broker::queue::{Lane, QueueName, Route};
-use bolthole_broker::run::{Activate, Activated, Header, Ready, Stage};
+use bolthole_broker::run::{Activate, Activated, Header, Open, Ready, Stage};
 use bolthole_broker::store::Epoch;
 use bytes::Bytes;
 
@@ -34,11 +34,12 @@ impl Core {
     }
 
     /// Makes a segment part of the run, with the large arguments that it needs, and rings for what is
-    /// ready. May be repeated.
+    /// ready; opens the run first if that is still to be done. May be repeated.
     pub(crate) async fn stage(
         &self,
         run: RunId,
-        header: &Header,
+        open: &Open,
+        unopened: bool,
         segment: &Segment,
         blobs: &[(BlobDigest, Bytes)],
     ) -> Result<()> {
@@ -56,19 +57,21 @@ impl Core {
             self.put_blobs(run, blobs).await?;
             self.persist_in(|| self.store.stage(run, &stage)).await?;
             if self.epoch_now().await? == life {
-                return self.begin(run, header, segment, None).await;
+                return self.begin(run, &open.header, segment, None).await;
             }
         }
-        self.begin(run, header, segment, Some(&stage)).await
+        let first = unopened.then_some(open);
+        self.begin(run, &open.header, segment, Some((first, &stage))).await
     }
 
-    /// Makes a segment a part of the run; it is written first, if it is to be staged still.
+    /// Makes a segment a part of the run; it is written first if it is to be staged still, and before
+    /// that the run opened.
     async fn begin(
         &self,
         run: RunId,
         header: &Header,
         segment: &Segment,
-        stage: Option<&Stage>,
+        stage: Option<(Option<&Open>, &Stage)>,
     ) -> Result<()> {
         failpoint::reach(Point::ActivateBeforeSend).await;
         let ready = self.activate(run, segment, stage).await?;
@@ -83,7 +86,7 @@ impl Core {
         &self,
         run: RunId,
         segment: &Segment,
-        mut stage: Option<&Stage>,
+        mut stage: Option<(Option<&Open>, &Stage)>,
     ) -> Result<Vec<u16>> {
         let mut cursor = 0_u32;
         loop {
@@ -97,7 +100,9 @@ impl Core {
                 last: edges.len() == rest.len(),
             };
             let activated = match stage.take() {
-                Some(stage) => self.persist_in(|| self.store.begin(run, stage, &activate)).await?,
+                Some((open, stage)) => {
+                    self.persist_in(|| self.store.begin(run, open, stage, &activate)).await?
+                }
                 None => self.persist_in(|| self.store.activate(run, &activate)).await?,
             };
             match activated {

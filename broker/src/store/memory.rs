@@ -203,9 +203,15 @@ impl Memory {
     pub(super) async fn begin(
         &self,
         run: RunId,
+        open: Option<&Open>,
         stage: &Stage,
         activate: &Activate,
     ) -> Result<Activated, Error> {
+        if let Some(open) = open
+            && let Opened::Conflict(_) = self.open(run, open).await?
+        {
+            return Err(Refused::Conflict.into());
+        }
         self.stage(run, stage).await?;
         self.activate(run, activate).await
     }

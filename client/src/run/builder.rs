@@ -97,7 +97,7 @@ impl RunBuilder {
             None => clock::random_bytes(),
         };
         let core = self.client.core();
-        let (id, open) = match self.open_as(digest).await? {
+        let (id, open) = match self.open_as(digest, false).await? {
             (id, false, open) => (id, open),
             (id, true, _) => {
                 let name = self.name.unwrap_or_default();
@@ -109,7 +109,7 @@ impl RunBuilder {
             }
         };
         let watch = Watch::new(id, core);
-        let staged = core.remember_staged(id, open, &watch).await?;
+        let staged = core.remember_staged(id, open, false, &watch).await?;
         let unnamed = self.name.is_none();
         let writer = Writer::start(core, Arc::clone(&staged), Arc::clone(&watch), unnamed, 0);
         let run = RunInner::new(core, id, self.name, watch, Some(writer), Some(staged));
@@ -210,9 +210,10 @@ impl RunBuilder {
         let mut tries = ACCEPT_TRIES;
         let (id, spent, numbered, staged, watch) = loop {
             tries -= 1;
-            let (id, attached, open) = self.open_as(digest).await?;
+            let later = self.name.is_none() && plan.blobs.is_empty() && !plan.nodes.is_empty();
+            let (id, attached, open) = self.open_as(digest, later).await?;
             let watch = Watch::new(id, &core);
-            let staged = core.remember_staged(id, open, &watch).await?;
+            let staged = core.remember_staged(id, open, later, &watch).await?;
             // A run that takes no more segments has them all, most likely; of another one a client
             // that died may have staged a part. Staging what is there changes nothing.
             let status =
@@ -245,8 +246,9 @@ impl RunBuilder {
         Ok((Accepted { id, outputs, next: numbered.next, spent }, run))
     }
 
-    /// Opens the run in the store; its id, whether it was there, and how to open it again.
-    async fn open_as(&self, digest: [u8; 32]) -> Result<(RunId, bool, Open)> {
+    /// Opens the run in the store, unless that is to be done `later`; its id, whether it was there, and
+    /// how to open it then, or again.
+    async fn open_as(&self, digest: [u8; 32], later: bool) -> Result<(RunId, bool, Open)> {
         let bytes: usize = self.header.iter().map(|(key, value)| key.len() + value.len()).sum();
         if bytes > RUN_HEADER_BYTES_MAX {
             let message = format!(
@@ -271,6 +273,9 @@ impl RunBuilder {
         let core = self.client.core();
         // The same id for every try: one whose answer was lost must not leave a second run behind.
         let id = clock::new_run_id();
+        if later {
+            return Ok((id, false, open));
+        }
         match core.persist_in(|| core.store.open(id, &open)).await? {
             Opened::Created => Ok((id, false, open)),
             Opened::Attached(other) => Ok((other, other != id, open)),

@@ -19,7 +19,7 @@ const PURGE_KEYS: &str = "2000";
 const NAME_ATTEMPTS: usize = 8;
 
 /// The answer to `open`; `None` when there is something of an older run to be purged first.
-fn opened(run: RunId, answer: &Bytes) -> Result<Option<Opened>, Error> {
+pub(super) fn opened(run: RunId, answer: &Bytes) -> Result<Option<Opened>, Error> {
     let reply = Reply::new(answer)?;
     match reply.code {
         DONE => Ok(Some(Opened::Created)),
@@ -56,7 +56,7 @@ impl Redis {
         self.lanes.ask(&run, &self.listing(run)).await.map(drop)
     }
 
-    fn listing(&self, run: RunId) -> Cmd {
+    pub(super) fn listing(&self, run: RunId) -> Cmd {
         fcall(&self.keys.runs(), Function::LIST, &[run.to_string()])
     }
 
@@ -66,10 +66,14 @@ impl Redis {
         self.lanes.ask(&run, &list).await.map(drop)
     }
 
+    pub(super) fn opening(&self, run: RunId, open: &Open) -> Cmd {
+        fcall(&self.keys.header(run), Function::OPEN, &encode::open(open))
+    }
+
     async fn create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
         loop {
-            let reply = self.call(run, Function::OPEN, &encode::open(open)).await?;
-            match opened(run, &reply)? {
+            let answer = bytes(self.lanes.ask(&run, &self.opening(run, open)).await?)?;
+            match opened(run, &answer)? {
                 Some(opened) => return Ok(opened),
                 None => self.purge_keys(run).await?,
             }
@@ -80,7 +84,7 @@ impl Redis {
     async fn list_and_create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
         let mut both = redis::pipe();
         both.add_command(self.listing(run)).ignore();
-        both.add_command(fcall(&self.keys.header(run), Function::OPEN, &encode::open(open)));
+        both.add_command(self.opening(run, open));
         let answer = self.lanes.ask_all(&run, &both).await?.pop().unwrap_or(Value::Nil);
         match opened(run, &bytes(answer)?)? {
             Some(opened) => Ok(opened),

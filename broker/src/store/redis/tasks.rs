@@ -7,14 +7,16 @@ use redis::{Cmd, Value};
 
 use super::decode::{self, DONE, OTHER_LIFE, Reply, UNKNOWN};
 use super::library::Function;
+use super::runs::opened;
 use super::{NONE, Redis, bytes, encode, fcall, list, optional_bytes};
 use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
 use crate::limits;
 use crate::locator::Locator;
 use crate::run::{
-    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Mend, Ready,
-    Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, Stage, Tally, TaskStatus,
+    Activate, Activated, Commit, Committed, FreedResult, LeaseRequest, Leased, Lost, Mend, Open,
+    Opened, Ready, Rearmed, Refused, Relocation, Retried, Retry, Revive, Revived, Stage, Tally,
+    TaskStatus,
 };
 use crate::store::{Epoch, Error};
 
@@ -49,20 +51,35 @@ impl Redis {
         fcall(&self.keys.header(run), Function::STAGE, &arguments)
     }
 
-    /// What is refused to be staged is not activated: nothing of it is there.
+    /// What is refused to be staged is not activated: nothing of it is there. Nor is what belongs to a
+    /// run that was not opened.
     pub(in crate::store) async fn begin(
         &self,
         run: RunId,
+        open: Option<&Open>,
         stage: &Stage,
         activate: &Activate,
     ) -> Result<Activated, Error> {
-        let mut both = redis::pipe();
-        both.add_command(self.staging(run, stage));
+        let mut all = redis::pipe();
+        if let Some(open) = open {
+            all.add_command(self.listing(run)).ignore();
+            all.add_command(self.opening(run, open));
+        }
+        all.add_command(self.staging(run, stage));
         let header = self.keys.header(run);
-        both.add_command(fcall(&header, Function::ACTIVATE, &encode::activate(activate)));
-        let mut answers = self.lanes.ask_all(&run, &both).await?.into_iter();
-        staged(&bytes(answers.next().unwrap_or(Value::Nil))?)?;
-        activated(&bytes(answers.next().unwrap_or(Value::Nil))?)
+        all.add_command(fcall(&header, Function::ACTIVATE, &encode::activate(activate)));
+        let mut answers = self.lanes.ask_all(&run, &all).await?.into_iter();
+        let mut answer = || bytes(answers.next().unwrap_or(Value::Nil));
+        if open.is_some() {
+            match opened(run, &answer()?)? {
+                Some(Opened::Created | Opened::Attached(_)) => {}
+                Some(Opened::Conflict(_)) => return Err(Refused::Conflict.into()),
+                // Something of an older run was in the way.
+                None => return Err(Refused::Unknown.into()),
+            }
+        }
+        staged(&answer()?)?;
+        activated(&answer()?)
     }
 
     pub(in crate::store) async fn activate(

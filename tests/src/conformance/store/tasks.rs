@@ -9,7 +9,7 @@ use bolthole_broker::id::{RunId, TaskId, WorkerIndex};
 use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::locator::{Copies, HeldRecord, Locator};
 use bolthole_broker::run::{
-    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Ready, Rearmed, Refused,
+    Activate, Activated, Committed, End, LeaseRequest, Leased, Lost, Open, Ready, Rearmed, Refused,
     Relocation, Retried, Retry, Setback, Stage,
 };
 use bolthole_broker::state::{PINNED, RunState, TaskState};
@@ -76,22 +76,33 @@ pub async fn begun(store: &Store) -> anyhow::Result<()> {
     let stage = Stage { segment: 1, ..sample.stage.clone() };
     let active = Activate { segment: 1, ..activate() };
     let short = Stage { consumers: vec![0; 1], ..stage.clone() };
-    ensure!(is_refused(&store.begin(run, &short, &active).await, "Malformed"));
+    ensure!(is_refused(&store.begin(run, None, &short, &active).await, "Malformed"));
     ensure!(store.segments(run).await? == [0]);
-    let ready = match store.begin(run, &stage, &active).await? {
+    let ready = match store.begin(run, None, &stage, &active).await? {
         Activated::Active { ready } => ready,
         other => bail!("{other:?}"),
     };
     ensure!(ready == [0], "{ready:?}");
-    ensure!(store.begin(run, &stage, &active).await? == Activated::Already);
+    ensure!(store.begin(run, None, &stage, &active).await? == Activated::Already);
     let foreign = Stage { digest: [9; 16], ..stage.clone() };
-    ensure!(is_refused(&store.begin(run, &foreign, &active).await, "Conflict"));
+    ensure!(is_refused(&store.begin(run, None, &foreign, &active).await, "Conflict"));
     ensure!(store.segments(run).await? == [0, 1]);
     let edge = (task(0), 0);
     let later = Stage { segment: 2, ..stage };
     let slice = Activate { segment: 2, edges: vec![edge], last: false, ..activate() };
-    let more = store.begin(run, &later, &slice).await?;
+    let more = store.begin(run, None, &later, &slice).await?;
     ensure!(matches!(more, Activated::More { .. }), "{more:?}");
+    store.purge(run).await?;
+
+    let (run, unnamed) = (clock::new_run_id(), open());
+    let (stage, first) = (&sample.stage, activate());
+    ensure!(is_refused(&store.begin(run, None, stage, &first).await, "Unknown"));
+    let begun = store.begin(run, Some(&unnamed), stage, &first).await?;
+    ensure!(matches!(begun, Activated::Active { .. }), "{begun:?}");
+    ensure!(store.runs().await?.contains(&run), "it is not listed");
+    ensure!(store.begin(run, Some(&unnamed), stage, &first).await? == Activated::Already);
+    let other = Open { digest: [9; 32], ..open() };
+    ensure!(is_refused(&store.begin(run, Some(&other), stage, &first).await, "Conflict"));
     store.purge(run).await?;
     Ok(())
 }
