@@ -283,8 +283,8 @@ fn licensed(ctx: &Ctx) -> Option<(Vec<u32>, Vec<u32>)> {
 }
 
 #[task(resources(licence = 1))]
-fn with_one(before: &Option<(Vec<u32>, Vec<u32>)>, ctx: &Ctx) -> Vec<u32> {
-    let mut all = before.clone().map(|(own, _)| own).unwrap_or_default();
+fn with_one(before: Option<(Vec<u32>, Vec<u32>)>, ctx: &Ctx) -> Vec<u32> {
+    let mut all = before.map(|(own, _)| own).unwrap_or_default();
     all.extend(ctx.resource("licence"));
     all
 }

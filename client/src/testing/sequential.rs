@@ -26,6 +26,7 @@
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::iter::once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -305,7 +306,7 @@ impl Execution {
         let ctx = Ctx::new(self.run, id, attempt, CancellationToken::new(), header);
         // One call at a time has the first units of everything.
         let asked = frame.graph.classes[node.class as usize].options.resources.iter();
-        let first = asked.map(|(name, amount)| (name.clone(), vec![0..*amount]));
+        let first = asked.map(|(name, amount)| (name.clone(), once(0..*amount).collect()));
         ctx.give_units(first.collect());
         let call = Call {
             args: node.args.clone(),

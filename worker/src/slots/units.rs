@@ -3,6 +3,8 @@
 //! Units are numbered from 0 and kept as ranges, lowest first: an amount may count megabytes as well
 //! as devices.
 
+#![expect(clippy::single_range_in_vec_init, reason = "a list of ranges is meant, of one range too")]
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
