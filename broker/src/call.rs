@@ -344,10 +344,14 @@ fn put_array_header(out: &mut Vec<u8>, count: usize) {
 impl Outcome {
     /// The outcome of a body that returned `value`.
     pub fn done<T: Serialize + Send + Sync + 'static>(value: T) -> Self {
-        let encoded = raw::value_of(&value).unwrap_or_else(|| {
-            let bytes = Bytes::from(crate::args::encode(&value)?);
-            Ok(Value { bytes, typed: Some(Arc::new(value)) })
-        });
+        let encoded = match raw::bytes_of(&value) {
+            Some(bytes) => {
+                drop(value);
+                raw::encoded(bytes).map(|bytes| Value { bytes, typed: None })
+            }
+            None => crate::args::encode(&value)
+                .map(|bytes| Value { bytes: bytes.into(), typed: Some(Arc::new(value)) }),
+        };
         match encoded {
             Ok(value) => Self::Done(value),
             Err(error) => Self::Unusable(format!("the result cannot be encoded: {error}")),
