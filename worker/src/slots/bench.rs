@@ -4,6 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
 use bolthole_broker::call::Units;
+use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
 use tokio::time::Instant;
 
@@ -213,13 +214,15 @@ impl Bench {
     }
 }
 
-/// Where a task stands among others: the greatest is the next. By priority; then, if that is the
-/// order, by rank; then by id.
+/// Where a task stands among others: the greatest is the next. By priority; then the older run, for
+/// ranks of different graphs say nothing of each other; then, if that is the order, by rank; then by
+/// id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     priority: i8,
+    run: Reverse<RunId>,
     rank: u16,
-    key: Reverse<Key>,
+    task: Reverse<TaskId>,
 }
 
 impl Place {
@@ -228,7 +231,9 @@ impl Place {
             Order::Cone => 0,
             Order::Path => task.info.descriptor().rank,
         };
-        Self { priority: task.info.class().options.priority, rank, key: Reverse(task.key) }
+        let (run, task_id) = task.key;
+        let priority = task.info.class().options.priority;
+        Self { priority, run: Reverse(run), rank, task: Reverse(task_id) }
     }
 }
 

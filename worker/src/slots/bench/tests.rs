@@ -16,7 +16,10 @@ use crate::flight::TaskInfo;
 
 /// Tasks of these ranks and priorities, by index.
 fn tasks(ranks: &[(u16, i8)]) -> Vec<Runnable> {
-    let run = RunId::new(0, 1);
+    tasks_of(RunId::new(0, 1), ranks)
+}
+
+fn tasks_of(run: RunId, ranks: &[(u16, i8)]) -> Vec<Runnable> {
     let task = |(&(rank, _), index): (&(u16, i8), u16)| Descriptor {
         id: TaskId::new(0, index),
         class: u32::from(index),
@@ -82,6 +85,14 @@ fn by_priority_and_then_as_the_order_says() {
     let ranks = [(0, 0), (3, 0), (1, 0), (3, 0), (0, 1)];
     assert_eq!(taken(&mut bench(&ranks, Order::Cone)), [4, 0, 1, 2, 3]);
     assert_eq!(taken(&mut bench(&ranks, Order::Path)), [4, 1, 3, 2, 0]);
+}
+
+#[test]
+fn an_older_run_does_not_wait_behind_a_deeper_one() {
+    let mut bench = bench(&[(0, 0), (1, 0)], Order::Path);
+    bench.extend(tasks_of(RunId::new(0, 2), &[(7, 0), (8, 1)]));
+    let runs = taken(&mut bench);
+    assert_eq!(runs, [1, 1, 0, 0], "by priority, run and rank");
 }
 
 #[test]
