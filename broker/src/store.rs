@@ -242,7 +242,7 @@ dispatch! {
     /// Registers edges, and with the last slice makes the segment active.
     activate(run: RunId, activate: &Activate) -> Activated;
     /// [`Self::stage`], and [`Self::activate`] if that succeeded, in one round trip; with `open`, that
-    /// of a run without a name, [`Self::open`] before.
+    /// of a run without a name whose id the caller has drawn, [`Self::open`] before.
     begin(run: RunId, open: Option<&Open>, stage: &Stage, activate: &Activate) -> Activated;
     /// A number for a segment that a task submits, which none has that the store knows of. Workers
     /// draw theirs: a store that has lost its last second gives a number twice.

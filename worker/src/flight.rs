@@ -192,6 +192,39 @@ impl Kept {
     }
 }
 
+#[cfg(test)]
+impl Runnable {
+    /// A first attempt at a task, for tests in which no body runs.
+    pub(crate) fn without_a_body(run: RunId, info: TaskInfo) -> Self {
+        use bolthole_broker::call::{Ctx, Outcome};
+
+        let (task, cancel) = (info.descriptor().id, CancellationToken::new());
+        let call = Call {
+            args: vec![],
+            inputs: vec![],
+            blobs: std::collections::HashMap::new(),
+            states: Arc::default(),
+            ctx: Ctx::new(run, task, 1, cancel.clone(), Arc::default()),
+        };
+        Self {
+            key: (run, task),
+            ready: Ready::first(task),
+            info,
+            body: Body::Sync(|_| Outcome::Unusable(String::new())),
+            call,
+            attempt: 1,
+            nonce: 0,
+            leased: false,
+            earlier: None,
+            isolated: false,
+            suspect: 0,
+            crashes: 0,
+            depth: 0,
+            cancel,
+        }
+    }
+}
+
 impl std::fmt::Debug for Runnable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

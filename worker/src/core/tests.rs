@@ -3,14 +3,12 @@
 mod follow;
 mod life;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use bolthole_broker::call::{Call, Ctx, Outcome, States};
 use bolthole_broker::descriptor::Descriptor;
 use bolthole_broker::limits;
 use bolthole_broker::locator::Locator;
 use bolthole_broker::queue::{ConsumeOptions, Event, Queue, QueueName, Route};
-use bolthole_broker::registry::Body;
 use bolthole_broker::run::{Committed, End, Leased, Setback};
 use bolthole_broker::state::{RunState, StateByte, TaskState};
 use bolthole_broker::store::Epoch as StoreEpoch;
@@ -92,32 +90,12 @@ impl Desk {
     /// As a suspect, whose followers may be, too, and that has crashed so often.
     fn start_as(&mut self, index: u16, suspect: u16, crashes: u32, now: Instant) -> Vec<Effect> {
         let runnable = Runnable {
-            key: key(index),
-            ready: Ready::first(TaskId::new(0, index)),
-            info: TaskInfo::find(&self.chunk, index).unwrap(),
-            body: Body::Sync(|_| Outcome::Unusable(String::new())),
-            call: Call {
-                args: vec![],
-                inputs: vec![],
-                blobs: HashMap::new(),
-                states: Arc::new(States::new()),
-                ctx: Ctx::new(
-                    RUN(),
-                    TaskId::new(0, index),
-                    1,
-                    CancellationToken::new(),
-                    Arc::new(BTreeMap::new()),
-                ),
-            },
-            attempt: 1,
             nonce: u64::from(index) + 1,
             leased: suspect > 0,
-            earlier: None,
             isolated: suspect > 0,
             suspect,
             crashes,
-            depth: 0,
-            cancel: CancellationToken::new(),
+            ..Runnable::without_a_body(RUN(), TaskInfo::find(&self.chunk, index).unwrap())
         };
         self.core.on_prepared(vec![(key(index), Prepared::Run(Box::new(runnable)))], 0, now)
     }

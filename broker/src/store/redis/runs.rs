@@ -33,17 +33,14 @@ pub(super) fn opened(run: RunId, answer: &Bytes) -> Result<Option<Opened>, Error
 impl Redis {
     pub(in crate::store) async fn open(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
         let listed = Instant::now();
-        let opened = match &open.name {
-            None => self.list_and_create(run, open).await?,
-            Some(name) => {
-                self.list_run(run).await?;
-                if let Some(other) = self.take_name(name, run, open).await? {
-                    self.unlist(run).await?;
-                    return Ok(other);
-                }
-                self.create(run, open).await?
-            }
-        };
+        self.list_run(run).await?;
+        if let Some(name) = &open.name
+            && let Some(other) = self.take_name(name, run, open).await?
+        {
+            self.unlist(run).await?;
+            return Ok(other);
+        }
+        let opened = self.create(run, open).await?;
         if listed.elapsed() >= limits::CLIENT_LEASE / 2 {
             // Meanwhile it may have been taken for one that is never made, and unlisted.
             self.list_run(run).await?;
@@ -77,18 +74,6 @@ impl Redis {
                 Some(opened) => return Ok(opened),
                 None => self.purge_keys(run).await?,
             }
-        }
-    }
-
-    /// In one round trip, in this order.
-    async fn list_and_create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
-        let mut both = redis::pipe();
-        both.add_command(self.listing(run)).ignore();
-        both.add_command(self.opening(run, open));
-        let answer = self.lanes.ask_all(&run, &both).await?.pop().unwrap_or(Value::Nil);
-        match opened(run, &bytes(answer)?)? {
-            Some(opened) => Ok(opened),
-            None => self.create(run, open).await,
         }
     }
 

@@ -51,8 +51,9 @@ impl Redis {
         fcall(&self.keys.header(run), Function::STAGE, &arguments)
     }
 
-    /// What is refused to be staged is not activated: nothing of it is there. Nor is what belongs to a
-    /// run that was not opened.
+    /// One pipeline: each function runs whatever became of the one before. What was refused to be staged
+    /// is not activated all the same, for nothing of this digest is there; nor is there another run of
+    /// this id, which whoever opens it has drawn.
     pub(in crate::store) async fn begin(
         &self,
         run: RunId,

@@ -1,15 +1,10 @@
 //! Which task is next.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use bolthole_broker::call::{Call, Ctx, Outcome, States};
 use bolthole_broker::descriptor::{Chunk, Descriptor};
 use bolthole_broker::id::{RunId, TaskId};
-use bolthole_broker::registry::Body;
-use bolthole_broker::run::Ready;
 use bolthole_broker::task::TaskClass;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::flight::TaskInfo;
@@ -37,29 +32,8 @@ fn tasks_of(run: RunId, ranks: &[(u16, i8)]) -> Vec<Runnable> {
         classes: ranks.iter().map(class).collect(),
         tasks: ranks.iter().zip(0..).map(task).collect(),
     });
-    let runnable = |task: &Descriptor| Runnable {
-        key: (run, task.id),
-        ready: Ready::first(task.id),
-        info: TaskInfo::find(&chunk, task.id.index()).unwrap(),
-        body: Body::Sync(|_| Outcome::Unusable(String::new())),
-        call: Call {
-            args: vec![],
-            inputs: vec![],
-            blobs: HashMap::new(),
-            states: Arc::new(States::new()),
-            ctx: Ctx::new(run, task.id, 1, CancellationToken::new(), Arc::default()),
-        },
-        attempt: 1,
-        nonce: 0,
-        leased: false,
-        earlier: None,
-        isolated: false,
-        suspect: 0,
-        crashes: 0,
-        depth: 0,
-        cancel: CancellationToken::new(),
-    };
-    chunk.tasks.iter().map(runnable).collect()
+    let info = |task: &Descriptor| TaskInfo::find(&chunk, task.id.index()).unwrap();
+    chunk.tasks.iter().map(|task| Runnable::without_a_body(run, info(task))).collect()
 }
 
 fn bench(ranks: &[(u16, i8)], order: Order) -> Bench {
