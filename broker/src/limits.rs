@@ -184,6 +184,12 @@ pub const PARK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Interval of AMQP heartbeats: a silent peer is given up after two. Shorter ones give up peers
 /// that are merely busy.
 pub const HEARTBEAT_SECONDS: u16 = 10;
+/// Messages of one run, from one process, on the first level of a lane and up to the end of the
+/// second: what a run that comes later waits behind is a few messages of each run that is larger.
+/// All of a run of ten tasks is on the first, the ready tasks of one segment are on the second.
+pub const LEVEL_MESSAGES: [u64; 2] = [16, 272];
+/// Runs whose messages a process counts for this.
+pub const LEVEL_RUNS_MAX: usize = 1_024;
 /// Control messages that a consumer takes from the broker ahead of being asked for them.
 pub const CONTROL_PREFETCH: u16 = 64;
 /// Consumers that are gone and of which one other is told at a time, before it has looked after them.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! queue.rs             Queue, Consumer, Settler: what callers use, and nothing behind it
-//! queue/names.rs       queue names, lanes, routes; what they are called on the broker
+//! queue/names.rs       queue names; what things are called on the broker
+//! queue/route.rs       lanes and levels: where messages wait
 //! queue/delivery.rs    events, deliveries, tags, epochs
 //! queue/error.rs       what can go wrong, and what to do
 //! queue/memory.rs      in memory: the executable specification
@@ -22,6 +23,7 @@ mod delivery;
 mod error;
 mod memory;
 mod names;
+mod route;
 
 use std::time::Duration;
 
@@ -34,7 +36,8 @@ pub use amqp::{Amqp, Greeting, greeting};
 pub use delivery::{ConsumeOptions, DeadLetter, Delivery, Epoch, Event, Tag};
 pub use error::{ConnectError, PublishError, QueueError};
 pub use memory::{Memory, MemoryBroker};
-pub use names::{BadName, DELAYS, Lane, QueueName, Route};
+pub use names::{BadName, DELAYS, QueueName};
+pub use route::{Lane, Level, Levels, Route};
 
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::line::carry;

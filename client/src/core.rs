@@ -15,7 +15,7 @@ use bolthole_broker::durable::{Durable, Folder};
 use bolthole_broker::handoff::Fetcher;
 use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::limits;
-use bolthole_broker::queue::Queue;
+use bolthole_broker::queue::{Levels, Queue};
 use bolthole_broker::run::{OutboxId, TaskStatus};
 use bolthole_broker::store::{self, Epoch, Store};
 use bolthole_broker::task::TaskClass;
@@ -50,6 +50,8 @@ impl Away {
 pub(crate) struct Core {
     pub(crate) store: Store,
     pub(crate) queue: Queue,
+    /// Where messages of each run wait.
+    pub(crate) levels: Levels,
     pub(crate) fetcher: Fetcher,
     /// Copies of results whose holders are gone.
     pub(crate) durable: Durable,
@@ -96,6 +98,7 @@ impl Core {
             durable: Durable { store: store.clone(), fetcher: fetcher.clone(), folder },
             store,
             queue,
+            levels: Levels::default(),
             fetcher,
             local,
             runtime: tokio::runtime::Handle::current(),

@@ -180,9 +180,10 @@ impl Core {
 
     async fn publish(&self, run: RunId, lane: Lane, parcels: Vec<Addressed>) {
         let mut messages = Vec::with_capacity(parcels.len());
+        let level = self.levels.of_next(run, parcels.len());
         for parcel in parcels {
             match QueueName::new(&parcel.queue) {
-                Ok(queue) => messages.push((Route { queue, lane }, parcel.bytes)),
+                Ok(queue) => messages.push((Route { queue, lane, level }, parcel.bytes)),
                 Err(error) => tracing::error!(%run, %error, "no queue of this name can exist"),
             }
         }

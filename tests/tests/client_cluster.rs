@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should fail")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bolthole::{
-    Client, ClientBuilder, Delayed, ErrorKind, FailurePolicy, RunId, RunState, task, worker,
+    Client, ClientBuilder, Ctx, Delayed, ErrorKind, FailurePolicy, RunId, RunState, task, worker,
 };
 use bolthole_tests::servers;
 use tokio::task::JoinHandle;
@@ -31,6 +32,15 @@ fn sum(values: &[u64]) -> u64 {
 #[task]
 fn wide(bytes: usize) -> Vec<u8> {
     vec![7; bytes]
+}
+
+static PAUSES: AtomicUsize = AtomicUsize::new(0);
+
+#[task]
+fn pause(value: u64, ctx: &Ctx) -> u64 {
+    PAUSES.fetch_add(1, Ordering::Relaxed);
+    ctx.pause(Duration::from_millis(2));
+    value
 }
 
 #[task]
@@ -104,6 +114,28 @@ async fn graphs_with_results_of_every_size() {
     assert_eq!(lengths, sizes);
     assert_eq!(total, 199 * 100 + 1);
     assert_eq!(client.runs().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_run_does_not_wait_for_a_large_one() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let large: Vec<_> = (0..4_000).map(pause::delayed).collect();
+    let mut large = tokio::spawn({
+        let client = client.clone();
+        async move { client.compute(large).await.map(|values| values.len()) }
+    });
+    // It is one segment, all of which is published together.
+    within(async {
+        while PAUSES.load(Ordering::Relaxed) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let small: Vec<_> = (0..10).map(pause::delayed).collect();
+    assert_eq!(within(client.compute(small)).await.unwrap().len(), 10);
+    assert!(!large.is_finished(), "the small run came last");
+    assert_eq!(within(&mut large).await.unwrap().unwrap(), 4_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

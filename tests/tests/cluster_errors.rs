@@ -177,7 +177,7 @@ async fn an_unreadable_parcel_is_put_aside() -> Result<()> {
     let worker = cluster.worker("worker").await?;
     let (client, queue) = (cluster.client().await?, cluster.queue().await?);
     let garbage = Bytes::from_static(b"not a parcel");
-    for route in Route::both(&QueueName::default()) {
+    for route in Route::all(&QueueName::default()) {
         queue.publish(&route, garbage.clone()).await?;
     }
     let letters = until("the parcels are in the dead queue", async || {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::parcel::Parcel;
-use bolthole_broker::queue::{Queue, QueueName, Route};
+use bolthole_broker::queue::{Levels, Queue, QueueName, Route};
 use bolthole_broker::run::Ready;
 use bolthole_broker::store::{Epoch, Error};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ pub(crate) struct Publisher {
     pub(crate) known: Arc<Known>,
     /// The store's life, as last seen.
     pub(crate) epoch: Arc<RwLock<Epoch>>,
+    pub(crate) levels: Levels,
 }
 
 impl Publisher {
@@ -126,8 +127,9 @@ impl Publisher {
         let never = Epoch::unknown();
         let packed = Parcel::pack(run, &never, &[ready], described, 1);
         let (Ok(packed), Ok(name)) = (packed, QueueName::new(&class.options.queue)) else { return };
+        let route = Route::hi(&name).at(self.levels.of_next(run, packed.len()));
         for body in packed {
-            if let Err(error) = self.queue.publish_delayed(&Route::hi(&name), body, delay).await {
+            if let Err(error) = self.queue.publish_delayed(&route, body, delay).await {
                 tracing::warn!(%run, %error, "no reminder is set; reconciling will find the task");
             }
         }
@@ -169,6 +171,10 @@ impl Publisher {
                     .map_err(|error| Error::Corrupt(error.to_string()))?;
                 parcels.extend(packed.into_iter().map(|body| (route.clone(), body)));
             }
+        }
+        let level = self.levels.of_next(run, parcels.len());
+        for (route, _) in &mut parcels {
+            route.level = level;
         }
         Ok(parcels)
     }

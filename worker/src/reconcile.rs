@@ -188,7 +188,7 @@ impl Reconciler {
     /// Whether messages wait for the workers of these queues, as far as the broker says.
     async fn do_messages_wait(&self) -> bool {
         for queue in &self.queues {
-            for route in [Route::hi(queue), Route::lo(queue)] {
+            for route in Route::all(queue) {
                 if self.publisher.queue.depth(&route).await.is_ok_and(|waiting| waiting > 0) {
                     return true;
                 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::names::{QueueName, Route};
+use super::names::QueueName;
+use super::route::{Lane, Route};
 use crate::limits::ABSENT_PREFETCH;
 
 /// The number of one subscription's life. Every reconnection begins a higher one, and what was
@@ -87,7 +88,8 @@ pub enum Event {
 pub struct ConsumeOptions {
     /// The user queues.
     pub queues: Vec<QueueName>,
-    /// Unsettled deliveries at one time from each queue's urgent lane; 0 leaves it unconsumed.
+    /// Unsettled deliveries at one time from each level of each queue's urgent lane; 0 leaves it
+    /// unconsumed.
     pub prefetch_hi: u16,
     /// The same for each queue's other lane.
     pub prefetch_lo: u16,
@@ -98,15 +100,18 @@ pub struct ConsumeOptions {
 impl ConsumeOptions {
     /// How many deliveries this consumer can hold unsettled at once.
     pub(crate) fn unsettled_max(&self) -> usize {
-        let lanes = usize::from(self.prefetch_hi) + usize::from(self.prefetch_lo);
-        self.queues.len() * lanes + usize::from(ABSENT_PREFETCH)
+        let lanes = self.lanes().map(|(_, prefetch)| usize::from(prefetch));
+        lanes.sum::<usize>() + usize::from(ABSENT_PREFETCH)
     }
 
-    /// The lanes to consume with their prefetch, urgent ones first.
+    /// The lanes to consume, each with its prefetch, of each queue the urgent ones first.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = (Route, u16)> + '_ {
-        let hi = self.queues.iter().map(|queue| (Route::hi(queue), self.prefetch_hi));
-        let lo = self.queues.iter().map(|queue| (Route::lo(queue), self.prefetch_lo));
-        hi.chain(lo).filter(|(_, prefetch)| *prefetch > 0)
+        let all = self.queues.iter().flat_map(Route::all);
+        let prefetch = |route: Route| match route.lane {
+            Lane::Hi => (route, self.prefetch_hi),
+            Lane::Lo => (route, self.prefetch_lo),
+        };
+        all.map(prefetch).filter(|(_, prefetch)| *prefetch > 0)
     }
 }
 

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::names::{BadName, Route};
+use super::names::BadName;
+use super::route::Route;
 use crate::line::Broken;
 
 /// Why no connection to the broker came about.

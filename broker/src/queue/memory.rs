@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use super::check_size;
 use super::delivery::{ConsumeOptions, DeadLetter};
 use super::error::{PublishError, QueueError};
-use super::names::{BadName, Names, QueueName, Route, delay_class};
+use super::names::{BadName, Names, QueueName, delay_class};
+use super::route::Route;
 use crate::line::Line;
 use broker::State;
 pub(super) use consumer::{MemoryConsumer, MemorySettler};
@@ -128,7 +129,7 @@ impl Memory {
 
     pub(super) fn declare(&self, queues: &[QueueName]) -> Result<(), QueueError> {
         let mut state = self.broker.lock();
-        for route in queues.iter().flat_map(Route::both) {
+        for route in queues.iter().flat_map(Route::all) {
             if !state.declare(&self.names.lane(&route)) {
                 return Err(QueueError::Refused("the topology is frozen".into()));
             }
@@ -231,7 +232,7 @@ impl Memory {
 
     pub(super) fn purge_all(&self, queues: &[QueueName]) {
         let mut state = self.broker.lock();
-        for route in queues.iter().flat_map(Route::both) {
+        for route in queues.iter().flat_map(Route::all) {
             let queue = self.names.lane(&route);
             state.declare(&queue);
             state.purge(&queue);
@@ -240,7 +241,7 @@ impl Memory {
     }
 
     pub(super) fn delete_all(&self, queues: &[QueueName]) {
-        let lanes = queues.iter().flat_map(Route::both).map(|route| self.names.lane(&route));
+        let lanes = queues.iter().flat_map(Route::all).map(|route| self.names.lane(&route));
         let mut state = self.broker.lock();
         state.delete(&lanes.collect::<Vec<_>>());
         state.forget_dead(&self.names);

@@ -1,4 +1,4 @@
-//! What things are called on the broker: user queues, their lanes, and the objects behind them.
+//! What things are called on the broker: user queues, and the objects behind them.
 //!
 //! Names carry the version (`bh.v1`), because a queue's arguments can never change in place, and
 //! the namespace, because several systems may share one virtual host.
@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::route::Route;
 
 /// Longest name of a user queue or a namespace, in bytes.
 const NAME_BYTES_MAX: usize = 64;
@@ -100,62 +102,6 @@ impl From<QueueName> for String {
     }
 }
 
-/// The two bands of a user queue. Two queues instead of broker priorities: a prefetch full of one
-/// never holds up the other, and every broker version has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Lane {
-    /// Released tasks: finishing what was started.
-    Hi,
-    /// Source tasks: starting something new.
-    Lo,
-}
-
-impl Lane {
-    /// Both, the urgent one first.
-    pub const ALL: [Self; 2] = [Self::Hi, Self::Lo];
-}
-
-impl fmt::Display for Lane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hi => "hi",
-            Self::Lo => "lo",
-        })
-    }
-}
-
-/// Where a message goes, and where it came from: a lane of a user queue.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Route {
-    /// The user queue.
-    pub queue: QueueName,
-    /// Its lane.
-    pub lane: Lane,
-}
-
-impl Route {
-    /// The urgent lane of a queue.
-    pub fn hi(queue: &QueueName) -> Self {
-        Self { queue: queue.clone(), lane: Lane::Hi }
-    }
-
-    /// The other lane of a queue.
-    pub fn lo(queue: &QueueName) -> Self {
-        Self { queue: queue.clone(), lane: Lane::Lo }
-    }
-
-    /// Both lanes of a queue, the urgent one first.
-    pub fn both(queue: &QueueName) -> [Self; 2] {
-        [Self::hi(queue), Self::lo(queue)]
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.queue, self.lane)
-    }
-}
-
 /// The broker objects of one namespace, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -224,6 +170,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Level;
 
     #[test]
     fn names_are_checked() {
@@ -241,6 +188,7 @@ mod tests {
         let plain = Names::new("").unwrap();
         assert_eq!(plain.exchange(), "bh.v1");
         assert_eq!(plain.lane(&route), "bh.v1.etl.hi");
+        assert_eq!(plain.lane(&route.clone().at(Level::Third)), "bh.v1.etl.hi.3");
         assert_eq!(plain.delay(&route, DELAYS[0]), "bh.v1.etl.hi.delay.100ms");
         let spaced = Names::new("team-a").unwrap();
         assert_eq!(spaced.lane(&route), "team-a.bh.v1.etl.hi");

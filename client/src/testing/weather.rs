@@ -153,7 +153,7 @@ impl Inside {
     /// Messages that wait in the lanes of a queue or are with a consumer.
     pub async fn messages(&self, queue: &QueueName) -> usize {
         let mut messages = self.broker.unsettled();
-        for route in [Route::hi(queue), Route::lo(queue)] {
+        for route in Route::all(queue) {
             messages += self.queue.depth(&route).await.unwrap_or(0) as usize;
         }
         messages

@@ -177,7 +177,7 @@ async fn messages(queue: &Queue) -> anyhow::Result<u64> {
     let name = QueueName::default();
     queue.declare(&[QueueName::default()]).await?;
     let mut count = 0;
-    for route in [Route::hi(&name), Route::lo(&name)] {
+    for route in Route::all(&name) {
         count += u64::from(queue.depth(&route).await?);
     }
     Ok(count)

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bolthole_broker::limits::MESSAGE_BYTES_MAX;
 use bolthole_broker::queue::{
-    ConsumeOptions, Consumer, Delivery, Epoch, Event, MemoryBroker, PublishError, Queue, QueueName,
-    Route,
+    ConsumeOptions, Consumer, Delivery, Epoch, Event, Level, MemoryBroker, PublishError, Queue,
+    QueueName, Route,
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -233,16 +233,20 @@ pub async fn lanes_are_separate(backend: &Backend) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A full prefetch of one lane does not hold up the other.
+/// A full prefetch of one lane does not hold up the other, nor one level another.
 pub async fn full_lane_leaves_other_open(backend: &Backend) -> anyhow::Result<()> {
     let queue = backend.alone().await?;
-    let (hi, lo) = (Route::hi(&main_queue()), Route::lo(&main_queue()));
+    let (hi, lo) = (Route::hi(&main_queue()), Route::lo(&main_queue()).at(Level::Third));
     queue.publish(&lo, text("one")).await?;
     queue.publish(&lo, text("two")).await?;
     let (mut consumer, _) = subscribed(&queue, 1, 1).await?;
     ensure!(delivery(&mut consumer).await?.body == "one");
     queue.publish(&hi, text("urgent")).await?;
     ensure!(delivery(&mut consumer).await?.body == "urgent");
+    let few = Route::lo(&main_queue());
+    queue.publish(&few, text("of a small run")).await?;
+    let small = delivery(&mut consumer).await?;
+    ensure!(small.body == "of a small run" && small.route == few, "{small:?}");
     ensure!(queue.depth(&lo).await? == 1);
     Ok(())
 }
@@ -250,7 +254,7 @@ pub async fn full_lane_leaves_other_open(backend: &Backend) -> anyhow::Result<()
 /// While `lo` is paused nothing of it arrives, and everything afterwards.
 pub async fn pausing_lo(backend: &Backend) -> anyhow::Result<()> {
     let queue = backend.alone().await?;
-    let (hi, lo) = (Route::hi(&main_queue()), Route::lo(&main_queue()));
+    let (hi, lo) = (Route::hi(&main_queue()), Route::lo(&main_queue()).at(Level::Second));
     let (mut consumer, _) = subscribed(&queue, 5, 5).await?;
     let settler = consumer.settler();
     settler.pause_lo().await;

@@ -1,10 +1,8 @@
 //! The bench: runnable tasks in their order, and what running ones have taken. Pure bookkeeping.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use bolthole_broker::call::Units;
-use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits;
 use tokio::time::Instant;
 
@@ -12,14 +10,16 @@ use crate::core::{OnSlot, Order};
 use crate::flight::{Key, Runnable};
 use crate::slots::units::{self, Free};
 
+mod shares;
 #[cfg(test)]
 mod tests;
+
+use shares::Shares;
 
 /// Tasks that wait for a slot, and those that have one.
 #[derive(Default)]
 pub(super) struct Bench {
-    waiting: BinaryHeap<Waiting>,
-    order: Order,
+    waiting: Shares,
     /// Attempts on slots, by the slot's number.
     running: BTreeMap<usize, Running>,
     /// What no running attempt has taken.
@@ -61,33 +61,23 @@ impl Bench {
     }
 
     pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
-        let order = self.order;
-        self.waiting.extend(tasks.into_iter().map(|task| Waiting::new(task, order)));
+        self.waiting.extend(tasks);
     }
 
     /// Puts what waits into this order, and what comes.
     pub(super) fn set_order(&mut self, order: Order) {
-        if order != self.order {
-            self.order = order;
-            let waiting = std::mem::take(&mut self.waiting).into_iter();
-            self.waiting = waiting.map(|waiting| Waiting::new(waiting.task, order)).collect();
-        }
+        self.waiting.set_order(order);
     }
 
     /// Takes all tasks off, for good.
     pub(super) fn clear(&mut self) -> Vec<Key> {
         self.leaving = true;
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().map(|waiting| waiting.task.key).collect()
+        self.waiting.take_off(|_| true)
     }
 
     /// Takes these off; those that were there still.
     pub(super) fn take_back(&mut self, keys: &[Key]) -> Vec<Key> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (back, stay): (Vec<Waiting>, Vec<Waiting>) =
-            waiting.into_iter().partition(|waiting| keys.contains(&waiting.task.key));
-        self.waiting = stay.into();
-        back.into_iter().map(|waiting| waiting.task.key).collect()
+        self.waiting.take_off(|key| keys.contains(&key))
     }
 
     /// The first task whose resources are free, for this slot. While results wait for memory, only
@@ -96,20 +86,12 @@ impl Bench {
         if self.throttled && !self.running.is_empty() {
             return None;
         }
-        let mut passed = Vec::new();
-        let mut found = None;
         let full = !self.aside.is_empty();
-        while let Some(next) = self.waiting.pop() {
-            let task = &next.task;
+        let fits = |task: &Runnable| {
             let fills = full && task.info.inputs(&task.ready).is_empty();
-            if !fills && self.free.has(&task.info.class().options.resources) {
-                found = Some(next.task);
-                break;
-            }
-            passed.push(next);
-        }
-        self.waiting.extend(passed);
-        let found = found?;
+            !fills && self.free.has(&task.info.class().options.resources)
+        };
+        let found = self.waiting.take(fits)?;
         let taken = self.free.take(&found.info.class().options.resources);
         if !taken.is_empty() {
             found.call.ctx.give_units(taken.clone());
@@ -124,10 +106,8 @@ impl Bench {
     /// The slot whose attempt has ended runs on with this task, as if it had been the first on the
     /// bench. False when it is not, or cannot be: another thread has the slot.
     pub(super) fn follow(&mut self, number: usize, next: &Runnable) -> bool {
-        let place = Place::of(next, self.order);
-        let first = self.waiting.peek().is_none_or(|other| other.place < place);
         let crowded = self.throttled && self.running.len() > 1;
-        if !first || crowded || self.leaving || self.closed {
+        if crowded || self.leaving || self.closed || !self.waiting.is_next(next) {
             return false;
         }
         let Some(running) = self.running.get_mut(&number) else { return false };
@@ -137,8 +117,11 @@ impl Bench {
         if !running.taken.is_empty() {
             next.call.ctx.give_units(running.taken.clone());
         }
-        let (key, nonce) = (next.key, next.nonce);
-        running.attempt = OnSlot { key, nonce, since: Instant::now(), begun: true };
+        let (key, nonce, now) = (next.key, next.nonce, Instant::now());
+        let before =
+            std::mem::replace(&mut running.attempt, OnSlot { key, nonce, since: now, begun: true });
+        self.waiting.began(key.0);
+        self.waiting.ended(before.key.0, now - before.since);
         true
     }
 
@@ -155,11 +138,19 @@ impl Bench {
         let stuck = self.stuck.remove(&number);
         let stuck = stuck.or_else(|| self.aside.remove(&number).map(|waiting| waiting.taken));
         let replaced = stuck.is_some();
-        let ran = self.running.remove(&number).map(|running| running.taken);
+        let ran = self.leave(number).map(|running| running.taken);
         let taken = stuck.or(ran).unwrap_or_default();
         let awaited = self.throttled || replaced || !taken.is_empty();
         self.free.give_back(taken);
         Ended { replaced, awaited }
+    }
+
+    /// A slot's attempt uses it no longer.
+    fn leave(&mut self, number: usize) -> Option<Running> {
+        let running = self.running.remove(&number)?;
+        let OnSlot { key, since, .. } = running.attempt;
+        self.waiting.ended(key.0, since.elapsed());
+        Some(running)
     }
 
     /// The slot's attempt waits for memory: another thread is to take the slot. False when as many
@@ -168,7 +159,7 @@ impl Bench {
         if self.aside.len() >= self.slots {
             return false;
         }
-        let Some(running) = self.running.remove(&number) else { return false };
+        let Some(running) = self.leave(number) else { return false };
         self.aside.insert(number, running);
         self.slots -= 1;
         true
@@ -177,6 +168,7 @@ impl Bench {
     /// The slot's attempt waits in its place: there is no other thread.
     pub(super) fn set_back(&mut self, number: usize) {
         if let Some(aside) = self.aside.remove(&number) {
+            self.waiting.began(aside.attempt.key.0);
             self.running.insert(number, aside);
             self.slots += 1;
         }
@@ -193,7 +185,7 @@ impl Bench {
         let stuck =
             running.find(|(_, running)| running.attempt.nonce == nonce && !running.isolated);
         let Some(number) = stuck.map(|(number, _)| *number) else { return false };
-        if let Some(running) = self.running.remove(&number) {
+        if let Some(running) = self.leave(number) {
             self.stuck.insert(number, running.taken);
             self.slots -= 1;
         }
@@ -211,60 +203,5 @@ impl Bench {
     /// Whether a slot has nothing to run.
     pub(super) fn is_starving(&self) -> bool {
         self.waiting.is_empty() && self.running.len() < self.slots
-    }
-}
-
-/// Where a task stands among others: the greatest is the next. By priority; then the older run, for
-/// ranks of different graphs say nothing of each other; then, if that is the order, by rank; then by
-/// id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    priority: i8,
-    run: Reverse<RunId>,
-    rank: u16,
-    task: Reverse<TaskId>,
-}
-
-impl Place {
-    fn of(task: &Runnable, order: Order) -> Self {
-        let rank = match order {
-            Order::Cone => 0,
-            Order::Path => task.info.descriptor().rank,
-        };
-        let (run, task_id) = task.key;
-        let priority = task.info.class().options.priority;
-        Self { priority, run: Reverse(run), rank, task: Reverse(task_id) }
-    }
-}
-
-/// A task on the bench, ordered by its place.
-struct Waiting {
-    place: Place,
-    task: Runnable,
-}
-
-impl Waiting {
-    fn new(task: Runnable, order: Order) -> Self {
-        Self { place: Place::of(&task, order), task }
-    }
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.place == other.place
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.place.cmp(&other.place)
     }
 }

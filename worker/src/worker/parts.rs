@@ -10,7 +10,7 @@ use bolthole_broker::durable::Durable;
 use bolthole_broker::handoff::{Budget, Fetcher};
 use bolthole_broker::id::{Incarnation, WorkerIndex};
 use bolthole_broker::presence as message;
-use bolthole_broker::queue::{ConsumeOptions, Queue, QueueName};
+use bolthole_broker::queue::{ConsumeOptions, Levels, Queue, QueueName};
 use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{Epoch, Store, WorkerRecord};
 use bytes::Bytes;
@@ -117,6 +117,7 @@ impl Parts {
             queue: self.queue.clone(),
             known: Arc::clone(&self.known),
             epoch: Arc::clone(&self.epoch),
+            levels: Levels::default(),
         })
     }
 

@@ -13,7 +13,8 @@ use super::{Amqp, topology};
 use crate::limits::BROKER_DEADLINE;
 use crate::queue::delivery::DeadLetter;
 use crate::queue::error::QueueError;
-use crate::queue::names::{DELAYS, QueueName, Route};
+use crate::queue::names::{DELAYS, QueueName};
+use crate::queue::route::Route;
 
 const REPLY_NOT_FOUND: u16 = 404;
 
@@ -22,7 +23,7 @@ impl Amqp {
         let names = &self.0.names;
         self.with_channel(async |channel| {
             topology::declare_base(channel, names).await?;
-            for route in queues.iter().flat_map(Route::both) {
+            for route in queues.iter().flat_map(Route::all) {
                 topology::declare_lane(channel, names, &route).await?;
             }
             Ok(())
@@ -68,7 +69,7 @@ impl Amqp {
         let names = &self.0.names;
         self.with_channel(async |channel| {
             topology::declare_base(channel, names).await?;
-            for route in queues.iter().flat_map(Route::both) {
+            for route in queues.iter().flat_map(Route::all) {
                 topology::declare_lane(channel, names, &route).await?;
                 let name = names.lane(&route);
                 channel.queue_purge(name.into(), QueuePurgeOptions::default()).await?;
@@ -88,7 +89,7 @@ impl Amqp {
     ) -> Result<(), QueueError> {
         let names = &self.0.names;
         self.with_channel(async |channel| {
-            for route in queues.iter().flat_map(Route::both) {
+            for route in queues.iter().flat_map(Route::all) {
                 let name = names.lane(&route);
                 channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
                 self.delete_delays(channel, &route).await?;

@@ -19,7 +19,8 @@ use super::topology;
 use crate::failpoint::{self, Point};
 use crate::limits::UNCONFIRMED_MAX;
 use crate::queue::error::PublishError;
-use crate::queue::names::{Names, Route};
+use crate::queue::names::Names;
+use crate::queue::route::Route;
 use crate::queue::{Settings, check_size};
 
 /// The header that says why a letter is dead.

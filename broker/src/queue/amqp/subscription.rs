@@ -18,7 +18,8 @@ use super::settle::{Applied, Ledger, Wish};
 use super::topology;
 use crate::limits::{ABSENT_PREFETCH, BROKER_DEADLINE, CONTROL_PREFETCH};
 use crate::queue::delivery::{ConsumeOptions, Delivery, Epoch, Event, Tag};
-use crate::queue::names::{Lane, Names, Route};
+use crate::queue::names::Names;
+use crate::queue::route::{Lane, Route};
 
 /// How a subscription ended.
 pub(super) enum Ended {
@@ -81,7 +82,7 @@ impl Subscription {
             let deliveries = session.connection.create_channel().await?;
             let control = session.connection.create_channel().await?;
             topology::declare_base(&deliveries, names).await?;
-            for route in options.queues.iter().flat_map(Route::both) {
+            for route in options.queues.iter().flat_map(Route::all) {
                 topology::declare_lane(&deliveries, names, &route).await?;
             }
             let presence = match &options.presence {

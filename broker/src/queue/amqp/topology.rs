@@ -12,7 +12,8 @@ use lapin::{Channel, ExchangeKind};
 
 use crate::clock::random_u64;
 use crate::limits::{ABSENT_MAX, CONTROL_BACKLOG_MAX, DEAD_LETTERS_MAX, PRESENCE_QUEUE_EXPIRES};
-use crate::queue::names::{Names, Route};
+use crate::queue::names::Names;
+use crate::queue::route::Route;
 
 /// A delay queue that nobody declares for this long is removed *with what it holds*. Publishers
 /// declare theirs anew every [`DELAY_RENEW`], which is what counts as use.

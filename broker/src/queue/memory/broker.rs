@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use crate::limits::{CONTROL_BACKLOG_MAX, DEAD_LETTERS_MAX};
 use crate::queue::delivery::{DeadLetter, Delivery, Epoch, Event, Tag};
-use crate::queue::names::{Lane, Names, Route};
+use crate::queue::names::Names;
+use crate::queue::route::{Lane, Route};
 
 /// Everything a broker knows.
 #[derive(Default)]

@@ -7,6 +7,7 @@
 //! cargo run --release -p bolthole-tests --bin bench -- --help
 //! ```
 
+mod fair;
 mod line;
 mod metg;
 mod million;
@@ -92,6 +93,9 @@ async fn run(flags: &Flags) -> Result<()> {
             setup.reset_peaks();
             let found = million::run(&setup, *width, *steps).await?;
             line::print(&found)
+        }
+        Workload::Fair { large, small, ms } => {
+            line::print(&fair::run(&setup, *large, *small, *ms).await?)
         }
         _ => throughput(flags, &setup, &workload).await,
     }

@@ -34,6 +34,8 @@ Workloads and their sizes:
   trace FILE,T,B      a recorded workflow, its times scaled by T and its sizes by B, on 20 slots
   metg PATTERN[,T]    the shortest tasks at 50 % efficiency; PATTERN is trivial, stencil_1d, fft,
                       tree or random_nearest, over T rows (1000)
+  fair L,S[,MS]       runs of S tasks, one after the other, while one of L tasks is running; each task
+                      waits MS milliseconds (0)
   million [W,T]       a stencil of W * T tasks (1000,1000), submitted one by one";
 
 /// What to run.
@@ -50,6 +52,7 @@ pub(crate) enum Workload {
     Trace { trace: Trace },
     Metg { pattern: Pattern, steps: u32 },
     Million { width: usize, steps: usize },
+    Fair { large: u32, small: u32, ms: f64 },
 }
 
 /// How long a workload takes where nothing costs anything.
@@ -94,6 +97,11 @@ impl Workload {
             ("metg", [pattern, t]) => {
                 Self::Metg { pattern: pattern.parse()?, steps: number(t).with_context(wrong)? }
             }
+            ("fair", [large, small, rest @ ..]) if rest.len() < 2 => Self::Fair {
+                large: number(large).with_context(wrong)?,
+                small: number(small).with_context(wrong)?,
+                ms: rest.first().map_or(Ok(0.0), |ms| number(ms)).with_context(wrong)?,
+            },
             ("million", []) => Self::Million { width: 1000, steps: 1000 },
             ("million", [w, t]) => Self::Million {
                 width: number(w).with_context(wrong)?,
@@ -120,7 +128,7 @@ impl Workload {
                 count(width * steps + 1)
             }
             Self::Trace { trace } => count(trace.tasks()),
-            Self::Latency { .. } | Self::Metg { .. } => 0,
+            Self::Latency { .. } | Self::Metg { .. } | Self::Fair { .. } => 0,
         }
     }
 
@@ -176,7 +184,7 @@ impl Workload {
                 client.compute(call).await? == expected
             }
             Self::Trace { trace } => client.compute(trace.calls()).await? == trace.expected(),
-            Self::Latency { .. } | Self::Metg { .. } | Self::Million { .. } => {
+            Self::Latency { .. } | Self::Metg { .. } | Self::Million { .. } | Self::Fair { .. } => {
                 bail!("this workload is measured in a way of its own")
             }
         })

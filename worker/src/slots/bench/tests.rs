@@ -1,6 +1,7 @@
 //! Which task is next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bolthole_broker::descriptor::{Chunk, Descriptor};
 use bolthole_broker::id::{RunId, TaskId};
@@ -9,12 +10,17 @@ use bolthole_broker::task::TaskClass;
 use super::*;
 use crate::flight::TaskInfo;
 
-/// Tasks of these ranks and priorities, by index.
+/// Tasks of these ranks and priorities, by index, of the first run.
 fn tasks(ranks: &[(u16, i8)]) -> Vec<Runnable> {
-    tasks_of(RunId::new(0, 1), ranks)
+    tasks_of(1, ranks)
 }
 
-fn tasks_of(run: RunId, ranks: &[(u16, i8)]) -> Vec<Runnable> {
+fn number(run: RunId) -> u128 {
+    if run == RunId::new(0, 1) { 1 } else { 2 }
+}
+
+fn tasks_of(run: u128, ranks: &[(u16, i8)]) -> Vec<Runnable> {
+    let run = RunId::new(0, run);
     let task = |(&(rank, _), index): (&(u16, i8), u16)| Descriptor {
         id: TaskId::new(0, index),
         class: u32::from(index),
@@ -61,12 +67,81 @@ fn by_priority_and_then_as_the_order_says() {
     assert_eq!(taken(&mut bench(&ranks, Order::Path)), [4, 1, 3, 2, 0]);
 }
 
+/// Which runs get a slot that is used for so long by each of their tasks, in turn.
+async fn runs_taken(bench: &mut Bench, count: usize, used: impl Fn(u128) -> u64) -> Vec<u128> {
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let Some(task) = bench.take(1) else { break };
+        let run = number(task.key.0);
+        tokio::time::advance(Duration::from_millis(used(run))).await;
+        bench.give_back(1);
+        runs.push(run);
+    }
+    runs
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_run_that_has_had_less_time_is_next_whatever_its_ranks() {
+    let mut bench = bench(&[(9, 0); 20], Order::Path);
+    bench.extend(tasks_of(2, &[(0, 0); 20]));
+    let runs = runs_taken(&mut bench, 9, |run| if run == 1 { 10 } else { 5 }).await;
+    assert_eq!(runs, [1, 2, 2, 1, 2, 2, 1, 2, 2], "equal time, not equally many");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_comes_later_is_owed_nothing_for_the_time_before() {
+    let mut bench = bench(&[(0, 0); 20], Order::Cone);
+    assert_eq!(runs_taken(&mut bench, 5, |_| 10).await, [1; 5]);
+    bench.extend(tasks_of(2, &[(0, 0); 3]));
+    assert_eq!(runs_taken(&mut bench, 6, |_| 10).await, [1, 2, 1, 2, 1, 2]);
+    // It has nothing left and comes again.
+    assert_eq!(runs_taken(&mut bench, 3, |_| 10).await, [1; 3]);
+    bench.extend(tasks_of(2, &[(0, 0); 1]));
+    assert_eq!(runs_taken(&mut bench, 3, |_| 10).await, [1, 2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_counts_before_it_has_ended() {
+    let mut bench = bench(&[(0, 0); 20], Order::Cone);
+    bench.slots = 4;
+    bench.extend(tasks_of(2, &[(0, 0); 20]));
+    assert_eq!(runs_taken(&mut bench, 2, |_| 10).await, [1, 2]);
+    let runs: Vec<u128> = (1..=4).map(|slot| number(bench.take(slot).unwrap().key.0)).collect();
+    assert_eq!(runs, [1, 2, 1, 2], "four slots at once");
+}
+
 #[test]
-fn an_older_run_does_not_wait_behind_a_deeper_one() {
+fn priority_goes_before_shares() {
     let mut bench = bench(&[(0, 0), (1, 0)], Order::Path);
-    bench.extend(tasks_of(RunId::new(0, 2), &[(7, 0), (8, 1)]));
-    let runs = taken(&mut bench);
-    assert_eq!(runs, [1, 1, 0, 0], "by priority, run and rank");
+    bench.extend(tasks_of(2, &[(7, 1), (8, 1)]));
+    assert_eq!(taken(&mut bench), [1, 0, 1, 0]);
+}
+
+#[test]
+fn what_does_not_fit_holds_no_other_run_up() {
+    let mut bench = bench(&[(0, 0)], Order::Cone);
+    bench.extend(tasks_of(2, &[(0, 0)]));
+    let found = bench.waiting.take(|task| number(task.key.0) == 2).map(|task| number(task.key.0));
+    assert_eq!(found, Some(2));
+    assert!(
+        bench.waiting.take(|task| number(task.key.0) == 2).is_none() && !bench.waiting.is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_runs_on_for_a_turn_and_not_longer() {
+    let chain = tasks(&[(0, 0); 8]);
+    let mut bench = bench(&[(0, 0)], Order::Cone);
+    bench.take(1);
+    bench.extend(tasks_of(2, &[(0, 0)]));
+    let mut followed = 0;
+    for next in &chain {
+        tokio::time::advance(Duration::from_millis(1)).await;
+        followed += u32::from(bench.follow(1, next));
+    }
+    assert_eq!(followed, 4, "3 ms more than the other one, and the one that was running");
+    bench.give_back(1);
+    assert_eq!(bench.take(1).map(|task| number(task.key.0)), Some(2));
 }
 
 #[test]
