@@ -321,6 +321,9 @@ dispatch! {
     leave(index: WorkerIndex) -> ();
     /// Notes that a worker was found dead: its record goes at once, and it has left no farewell.
     bury(index: WorkerIndex) -> ();
+    /// Makes what `owner` has of a task's permits as many as `wanted`, or as others leave of `max`;
+    /// how many it has now, until `hold` from now. With 0 wanted it gives them back.
+    admit(task: &str, owner: Incarnation, wanted: u32, max: u32, hold: Duration) -> u32;
     /// A living worker.
     worker(index: WorkerIndex) -> Option<WorkerRecord>;
     /// All living workers.

@@ -60,6 +60,9 @@ pub struct TaskOptions {
     pub priority: i8,
     /// Named amounts a worker must have free to run it.
     pub resources: BTreeMap<String, u32>,
+    /// Attempts of the task that may run at once in all workers of the namespace, if that is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
     /// Not to be started earlier: milliseconds since 1970, by the store's clock.
     pub not_before_ms: Option<u64>,
     /// Not to be started later: milliseconds since 1970, by the store's clock.
@@ -81,6 +84,7 @@ impl Default for TaskOptions {
             queue: DEFAULT_QUEUE.to_owned(),
             priority: 0,
             resources: BTreeMap::new(),
+            concurrency: None,
             not_before_ms: None,
             expires_ms: None,
             isolated: false,

@@ -40,6 +40,7 @@ fn chunk() -> Chunk {
         queue: "large".to_owned(),
         priority: -2,
         resources: BTreeMap::from([("gpu".to_owned(), 1)]),
+        concurrency: None,
         not_before_ms: Some(1_700_000_000_000),
         expires_ms: Some(1_800_000_000_000),
         isolated: false,

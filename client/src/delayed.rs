@@ -138,6 +138,16 @@ impl<T> Delayed<T> {
         self.with(|options| _ = options.resources.insert(name.into(), amount))
     }
 
+    /// How many calls of the function may run at once, whoever made them, in all workers of the
+    /// namespace together; at least one. What may not run yet waits at a worker without a slot, and
+    /// holds others of its queue up when there is much of it: give it a queue of its own then. A worker
+    /// that is killed keeps its share until its lease has run out, and one that was cut off for longer
+    /// than that may run one call too many.
+    #[must_use]
+    pub fn concurrency(self, most: u32) -> Self {
+        self.with(|options| options.concurrency = Some(most.max(1)))
+    }
+
     /// Not to be started earlier: a duration from the submission, or a `SystemTime`.
     #[must_use]
     pub fn not_before(self, when: impl Into<When>) -> Self {

@@ -49,6 +49,7 @@ pub(crate) struct CallOptions {
     pub(crate) queue: Option<String>,
     pub(crate) priority: Option<i8>,
     pub(crate) resources: BTreeMap<String, u32>,
+    pub(crate) concurrency: Option<u32>,
     pub(crate) not_before: Option<When>,
     pub(crate) expires: Option<When>,
     pub(crate) isolated: bool,
@@ -66,6 +67,7 @@ impl CallOptions {
             base.queue.clone_from(queue);
         }
         base.resources.extend(self.resources.iter().map(|(name, n)| (name.clone(), *n)));
+        base.concurrency = self.concurrency.or(base.concurrency);
         base.not_before_ms = self.not_before.map(|at| at.unix_ms(now_ms)).or(base.not_before_ms);
         base.expires_ms = self.expires.map(|at| at.unix_ms(now_ms)).or(base.expires_ms);
         base.isolated |= self.isolated;

@@ -43,6 +43,19 @@ fn pause(value: u64, ctx: &Ctx) -> u64 {
     value
 }
 
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+static MOST_INSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Three of them at once, in all workers.
+#[task(concurrency = 3)]
+fn crowded(value: u64, ctx: &Ctx) -> u64 {
+    let inside = INSIDE.fetch_add(1, Ordering::SeqCst) + 1;
+    MOST_INSIDE.fetch_max(inside, Ordering::SeqCst);
+    ctx.pause(Duration::from_millis(5));
+    INSIDE.fetch_sub(1, Ordering::SeqCst);
+    value
+}
+
 #[task]
 fn length(bytes: &[u8]) -> usize {
     bytes.len()
@@ -136,6 +149,28 @@ async fn a_small_run_does_not_wait_for_a_large_one() {
     assert_eq!(within(client.compute(small)).await.unwrap().len(), 10);
     assert!(!large.is_finished(), "the small run came last");
     assert_eq!(within(&mut large).await.unwrap().unwrap(), 4_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_of_a_function_run_at_once_than_it_allows() {
+    let cluster = Cluster::start(4);
+    let client = cluster.client().await;
+    let runs: Vec<_> = (0..3)
+        .map(|_| {
+            let client = client.clone();
+            let calls: Vec<_> = (0..40).map(crowded::delayed).collect();
+            tokio::spawn(async move { client.compute(calls).await })
+        })
+        .collect();
+    for run in runs {
+        assert_eq!(within(run).await.unwrap().unwrap(), (0..40).collect::<Vec<u64>>());
+    }
+    assert_eq!(MOST_INSIDE.load(Ordering::SeqCst), 3, "8 slots, of which 3 may");
+    // A call may be stricter than the function.
+    MOST_INSIDE.store(0, Ordering::SeqCst);
+    let calls: Vec<_> = (0..20).map(|value| crowded::delayed(value).concurrency(1)).collect();
+    assert_eq!(within(client.compute(calls)).await.unwrap().len(), 20);
+    assert_eq!(MOST_INSIDE.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

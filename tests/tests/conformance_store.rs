@@ -60,6 +60,7 @@ conformance!(
     runs::blobs,
     runs::workers,
     runs::locks,
+    runs::permits,
     runs::failures,
     runs::repeated_commits,
     tasks::refusals,
@@ -105,7 +106,7 @@ async fn no_key_that_is_written_is_strange() -> anyhow::Result<()> {
             server.cli(["SET", &key, "", "NX"])?;
         }
     }
-    let parts = "a b bs c d e f h k l m n o q r runs s w wd workers x";
+    let parts = "a b bs c d e f h k l m n o p q r runs s w wd workers x";
     ensure!(kinds.iter().map(String::as_str).eq(parts.split(' ')), "{kinds:?}");
     for store in stores {
         let strange = store.keyspace().await?.strange;

@@ -11,6 +11,7 @@
 //! | `compare` | what a store has forgotten |
 //! | `copies`, `leaving` | second places for outputs; handing on what only this worker has |
 //! | `slots`, `executor`, [`child`] | running bodies, on threads and in child processes |
+//! | `permits` | tasks that may run only so often at once in all workers |
 //! | `spawn` | tasks that tasks submit |
 //! | `commit` | commits whose reply may have been lost |
 //! | `publish`, `reconcile`, `presence` | ringing for ready tasks, finding lost ones, being seen |
@@ -43,6 +44,7 @@ mod leaving;
 pub mod memory;
 pub mod metrics;
 mod options;
+mod permits;
 mod prepare;
 mod presence;
 mod publish;

@@ -30,6 +30,7 @@ mod room;
 mod units;
 
 use bench::Bench;
+pub(crate) use bench::Wish;
 pub(crate) use driven::{Driven, is_in_body};
 
 /// Slots, and the bench of tasks that wait for one.
@@ -53,6 +54,8 @@ struct Shared {
     driven: Option<Driven>,
     /// As `work`, for slots that are driven.
     driven_work: Notify,
+    /// Told when permits are needed, or some no longer.
+    permits: Notify,
 }
 
 impl Slots {
@@ -77,6 +80,7 @@ impl Slots {
             executor,
             driven,
             driven_work: Notify::new(),
+            permits: Notify::new(),
         });
         let slots = Self { shared };
         for _ in 0..count {
@@ -136,7 +140,11 @@ impl Slots {
     /// Puts tasks on the bench.
     pub(crate) fn push(&self, tasks: Vec<Runnable>) {
         let one = tasks.len() == 1;
-        self.shared.bench().extend(tasks);
+        {
+            let mut bench = self.shared.bench();
+            bench.extend(tasks);
+            self.shared.tell_of_permits(&bench);
+        }
         if one && self.shared.driven.is_none() {
             self.shared.work.notify_one();
         } else {
@@ -152,6 +160,23 @@ impl Slots {
     /// Takes these off the bench; those that were there still.
     pub(crate) fn take_back(&self, keys: &[Key]) -> Vec<Key> {
         self.shared.bench().take_back(keys)
+    }
+
+    /// What tasks here need of permits for which all workers have to ask.
+    pub(crate) fn permit_wishes(&self) -> Vec<Wish> {
+        self.shared.bench().permit_wishes()
+    }
+
+    /// So many of a task's permits are this worker's now.
+    pub(crate) fn grant_permits(&self, task: &str, granted: u32) {
+        if self.shared.bench().grant_permits(task, granted) {
+            self.shared.wake_all();
+        }
+    }
+
+    /// Waits until other permits are wanted than there are.
+    pub(crate) async fn permits_changed(&self) {
+        self.shared.permits.notified().await;
     }
 
     /// Waits until an attempt has ended.
@@ -184,6 +209,12 @@ impl Slots {
 impl Shared {
     fn bench(&self) -> MutexGuard<'_, Bench> {
         self.bench.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_of_permits(&self, bench: &Bench) {
+        if bench.have_permits_changed() {
+            self.permits.notify_one();
+        }
     }
 
     fn wake_all(&self) {
@@ -239,7 +270,12 @@ impl Shared {
 
     /// The slot's attempt has ended; true when another thread has its place.
     fn free(&self, number: usize) -> bool {
-        let ended = self.bench().give_back(number);
+        let ended = {
+            let mut bench = self.bench();
+            let ended = bench.give_back(number);
+            self.tell_of_permits(&bench);
+            ended
+        };
         if ended.awaited {
             self.wake_all();
         }

@@ -72,6 +72,8 @@ struct State {
     blobs: HashMap<(RunId, BlobDigest), Bytes>,
     workers: BTreeMap<WorkerIndex, (WorkerRecord, u64)>,
     locks: HashMap<RunId, (Incarnation, u64)>,
+    /// Permits of tasks, by who has them, and until when.
+    permits: HashMap<String, BTreeMap<Incarnation, (u32, u64)>>,
     /// While there is to be one.
     #[cfg(feature = "failpoints")]
     audit: Option<Vec<crate::audit::Entry>>,

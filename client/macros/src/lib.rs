@@ -40,6 +40,7 @@ use proc_macro::TokenStream;
 /// queue = "gpu"                 the queue whose workers run it
 /// priority = 5                  -128 to 127; higher runs first among what is ready
 /// resources(gpu = 1)            what a worker must have free to run it
+/// concurrency = 4               calls of it that run at once, in all workers together
 /// not_before = "5m"             not started earlier, from the submission
 /// expires = "1h"                not started later, from the submission
 /// name = "billing::charge"      its name in messages, in place of `module::path::function`

@@ -14,7 +14,7 @@ use syn::{Error, Expr, Ident, LitInt, LitStr, Meta, Path, Result, Token};
 const NAME_BYTES_MAX: usize = 128;
 
 const KNOWN: &str = "pure, effect, retries, backoff, timeout, isolated, queue, priority, \
-                     resources, not_before, expires, name and crate";
+                     resources, concurrency, not_before, expires, name and crate";
 
 /// What the attribute says.
 pub(crate) struct Options {
@@ -88,6 +88,10 @@ impl Options {
             "priority" => {
                 let priority = integer::<i8>(meta)?;
                 self.set("priority", quote!(#priority));
+            }
+            "concurrency" => {
+                let most = at_least_one(meta)?;
+                self.set("concurrency", quote!(::core::option::Option::Some(#most)));
             }
             "queue" => {
                 let queue = nonempty(meta)?;
@@ -172,6 +176,13 @@ fn task_name(meta: &Meta) -> Result<LitStr> {
         return Err(Error::new(value.span(), "names that start with `bolthole::` are its own"));
     }
     Ok(value)
+}
+
+fn at_least_one(meta: &Meta) -> Result<u32> {
+    match integer::<u32>(meta)? {
+        0 => Err(Error::new(meta.span(), "no call could ever run")),
+        most => Ok(most),
+    }
 }
 
 fn integer<N: std::str::FromStr<Err: std::fmt::Display>>(meta: &Meta) -> Result<N> {

@@ -10,10 +10,13 @@ use crate::core::{OnSlot, Order};
 use crate::flight::{Key, Runnable};
 use crate::slots::units::{self, Free};
 
+mod permits;
 mod shares;
 #[cfg(test)]
 mod tests;
 
+use permits::Permits;
+pub(crate) use permits::Wish;
 use shares::Shares;
 
 /// Tasks that wait for a slot, and those that have one.
@@ -24,11 +27,12 @@ pub(super) struct Bench {
     running: BTreeMap<usize, Running>,
     /// What no running attempt has taken.
     free: Free,
+    permits: Permits,
     pub(super) slots: usize,
     pub(super) next_slot: usize,
     /// Threads that were replaced and end when they come back; no longer among the slots. What they
     /// have taken stays taken until then.
-    stuck: BTreeMap<usize, Units>,
+    stuck: BTreeMap<usize, Taken>,
     /// Attempts whose bodies have ended and whose results wait for memory. Other threads have their
     /// slots; their own end with them.
     aside: BTreeMap<usize, Running>,
@@ -52,7 +56,21 @@ struct Running {
     attempt: OnSlot,
     /// It is in a process of its own, which is killed.
     isolated: bool,
-    taken: Units,
+    taken: Taken,
+}
+
+/// What an attempt has taken from others.
+#[derive(Debug, Default)]
+struct Taken {
+    units: Units,
+    /// The task whose permit it has.
+    permit: Option<String>,
+}
+
+impl Taken {
+    fn is_empty(&self) -> bool {
+        self.units.is_empty() && self.permit.is_none()
+    }
 }
 
 impl Bench {
@@ -61,6 +79,9 @@ impl Bench {
     }
 
     pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
+        for task in &tasks {
+            self.permits.waits(task.info.class());
+        }
         self.waiting.extend(tasks);
     }
 
@@ -72,15 +93,38 @@ impl Bench {
     /// Takes all tasks off, for good.
     pub(super) fn clear(&mut self) -> Vec<Key> {
         self.leaving = true;
-        self.waiting.take_off(|_| true)
+        self.take_off(|_| true)
     }
 
     /// Takes these off; those that were there still.
     pub(super) fn take_back(&mut self, keys: &[Key]) -> Vec<Key> {
-        self.waiting.take_off(|key| keys.contains(&key))
+        self.take_off(|key| keys.contains(&key))
     }
 
-    /// The first task whose resources are free, for this slot. While results wait for memory, only
+    fn take_off(&mut self, leaves: impl Fn(Key) -> bool) -> Vec<Key> {
+        let gone = self.waiting.take_off(leaves);
+        for task in &gone {
+            self.permits.has_gone(task.info.class());
+        }
+        gone.into_iter().map(|task| task.key).collect()
+    }
+
+    /// What this worker would have of permits.
+    pub(super) fn permit_wishes(&self) -> Vec<Wish> {
+        self.permits.wishes(self.slots)
+    }
+
+    /// Whether that is something else than what it has.
+    pub(super) fn have_permits_changed(&self) -> bool {
+        self.permits.have_changed(self.slots)
+    }
+
+    /// So many permits of a task are here now; true when more may run than before.
+    pub(super) fn grant_permits(&mut self, task: &str, granted: u32) -> bool {
+        self.permits.grant(task, granted)
+    }
+
+    /// The first task whose resources are free and which may run, for this slot. While results wait for memory, only
     /// tasks that use others: they are what frees some.
     pub(super) fn take(&mut self, number: usize) -> Option<Runnable> {
         if self.throttled && !self.running.is_empty() {
@@ -89,13 +133,16 @@ impl Bench {
         let full = !self.aside.is_empty();
         let fits = |task: &Runnable| {
             let fills = full && task.info.inputs(&task.ready).is_empty();
-            !fills && self.free.has(&task.info.class().options.resources)
+            let class = task.info.class();
+            !fills && self.free.has(&class.options.resources) && self.permits.allow(class)
         };
         let found = self.waiting.take(fits)?;
-        let taken = self.free.take(&found.info.class().options.resources);
-        if !taken.is_empty() {
-            found.call.ctx.give_units(taken.clone());
+        let class = found.info.class();
+        let units = self.free.take(&class.options.resources);
+        if !units.is_empty() {
+            found.call.ctx.give_units(units.clone());
         }
+        let taken = Taken { units, permit: self.permits.take(class) };
         let isolated = found.isolated;
         let attempt =
             OnSlot { key: found.key, nonce: found.nonce, since: Instant::now(), begun: !isolated };
@@ -111,11 +158,13 @@ impl Bench {
             return false;
         }
         let Some(running) = self.running.get_mut(&number) else { return false };
-        if running.isolated || !units::are(&running.taken, &next.info.class().options.resources) {
+        let options = &next.info.class().options;
+        let permits = running.taken.permit.is_some() || options.concurrency.is_some();
+        if running.isolated || permits || !units::are(&running.taken.units, &options.resources) {
             return false;
         }
-        if !running.taken.is_empty() {
-            next.call.ctx.give_units(running.taken.clone());
+        if !running.taken.units.is_empty() {
+            next.call.ctx.give_units(running.taken.units.clone());
         }
         let (key, nonce, now) = (next.key, next.nonce, Instant::now());
         let before =
@@ -141,7 +190,10 @@ impl Bench {
         let ran = self.leave(number).map(|running| running.taken);
         let taken = stuck.or(ran).unwrap_or_default();
         let awaited = self.throttled || replaced || !taken.is_empty();
-        self.free.give_back(taken);
+        self.free.give_back(taken.units);
+        if let Some(task) = taken.permit {
+            self.permits.give_back(&task);
+        }
         Ended { replaced, awaited }
     }
 

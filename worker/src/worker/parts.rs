@@ -27,6 +27,7 @@ use crate::hold::Held;
 use crate::inputs::{Gates, Holders, Inputs, Reach};
 use crate::known::Known;
 use crate::options::Options;
+use crate::permits;
 use crate::prepare::{Parked, Preparer};
 use crate::presence::{InFlight, Presence};
 use crate::publish::Publisher;
@@ -231,6 +232,14 @@ impl Parts {
             queues: served,
         });
         let slots = self.slots(options, &preparer, bodies, tasks)?;
+        let permits = permits::Keeper {
+            store: self.store.clone(),
+            slots: slots.clone(),
+            me: self.incarnation,
+            lease: self.lease,
+            stop: self.stop.clone(),
+        };
+        tasks.spawn(permits.run());
         let consumer = self.queue.consume(ConsumeOptions {
             queues,
             prefetch_hi: prefetch(2 * options.slots + 2),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Memory, millis};
 use crate::clock;
-use crate::id::WorkerIndex;
+use crate::id::{Incarnation, WorkerIndex};
 use crate::limits;
 use crate::store::{Error, WorkerRecord};
 
@@ -62,6 +62,28 @@ impl Memory {
         let state = self.state();
         let living = state.workers.iter().filter(|(_, (_, until))| *until > now_ms);
         Ok(living.map(|(index, (record, _))| (*index, record.clone())).collect())
+    }
+
+    pub(in crate::store) async fn admit(
+        &self,
+        task: &str,
+        owner: Incarnation,
+        wanted: u32,
+        max: u32,
+        hold: Duration,
+    ) -> Result<u32, Error> {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let permits = state.permits.entry(task.to_owned()).or_default();
+        permits.retain(|who, (_, until)| *until > now_ms && *who != owner);
+        let others = permits.values().fold(0_u32, |sum, (count, _)| sum.saturating_add(*count));
+        let granted = wanted.min(max.saturating_sub(others));
+        if granted > 0 {
+            permits.insert(owner, (granted, now_ms + millis(hold)));
+        } else if permits.is_empty() {
+            state.permits.remove(task);
+        }
+        Ok(granted)
     }
 
     pub(in crate::store) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {

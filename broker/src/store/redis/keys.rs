@@ -16,7 +16,7 @@ pub(super) enum Purpose<'a> {
     Run(RunId, Part),
     /// To find a run by this name.
     Name(&'a str),
-    /// What workers say of themselves, and the list of runs.
+    /// What workers say of themselves, their permits, and the list of runs.
     Bookkeeping,
 }
 
@@ -117,6 +117,11 @@ impl Keys {
         format!("{}bh:w:{:06x}", self.prefix, index.get())
     }
 
+    /// Who may run a task that runs only so often at once, and how often.
+    pub(super) fn permits(&self, task: &str) -> String {
+        format!("{}bh:p:{task}", self.prefix)
+    }
+
     /// What a key is for; `None` for one that no version of this program writes here.
     pub(super) fn purpose<'a>(&self, key: &'a str) -> Option<Purpose<'a>> {
         let rest = key.strip_prefix(&self.prefix)?.strip_prefix("bh:")?;
@@ -126,7 +131,8 @@ impl Keys {
         if let Some(name) = rest.strip_prefix("n:") {
             return Some(Purpose::Name(name));
         }
-        let ours = matches!(rest, "runs" | "workers" | "wd" | "audit") || rest.starts_with("w:");
+        let single = matches!(rest, "runs" | "workers" | "wd" | "audit");
+        let ours = single || rest.starts_with("w:") || rest.starts_with("p:");
         ours.then_some(Purpose::Bookkeeping)
     }
 }
@@ -147,7 +153,7 @@ mod tests {
             assert_eq!(keys.purpose(&keys.of(run, "bs")), of(Part::Blobs));
             assert_eq!(keys.purpose(&keys.name("a:b")), Some(Purpose::Name("a:b")));
             let worker = keys.worker(WorkerIndex::new(7));
-            for key in [keys.runs(), keys.workers(), keys.deaths(), worker] {
+            for key in [keys.runs(), keys.workers(), keys.deaths(), keys.permits("a:b"), worker] {
                 assert_eq!(keys.purpose(&key), Some(Purpose::Bookkeeping), "{key}");
             }
             for strange in ["bh:", "bh:strange", "bh:{1}:h", "other:runs"] {

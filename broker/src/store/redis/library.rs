@@ -22,7 +22,7 @@ macro_rules! audit {
 /// version of the protocol functions are added and mended, but none is removed, and none changes what
 /// it takes and answers.
 pub(super) const CODE: &str = concat!(
-    "#!lua name=bh_v1\n-- revision 3\n",
+    "#!lua name=bh_v1\n-- revision 4\n",
     include_str!("functions/prelude.lua"),
     audit!(),
     include_str!("functions/open.lua"),
@@ -39,6 +39,7 @@ pub(super) const CODE: &str = concat!(
     include_str!("functions/purge.lua"),
     include_str!("functions/blob.lua"),
     include_str!("functions/names.lua"),
+    include_str!("functions/admit.lua"),
 );
 
 /// Its name in the server.
@@ -168,6 +169,7 @@ functions! {
     LIST "list" false;
     REBIND "rebind" false;
     UNBIND "unbind" false;
+    ADMIT "admit" false;
 }
 
 #[cfg(test)]
@@ -179,6 +181,7 @@ mod tests {
         (1, "002c6039df92f05723cacaef94be1f8a9f47389bf8951b74974391ee132418e3"),
         (2, "cea2bc8d3bb8712e7122fc5b2d6ba0e65f46da9148af619750bf7e32a22053af"),
         (3, "73fb39bb316d81782a791cf697eaace69bf4d9d337d76ea4d1f9c81e971d6091"),
+        (4, "28e90bd167d7292b49f0ebfcee0070e30042fa004391bab7354954e3a66a818e"),
     ];
 
     #[test]

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::{Redis, bytes, list, optional_bytes};
+use super::decode::{self, DONE, Reply};
+use super::library::Function;
+use super::{Redis, bytes, fcall, list, optional_bytes};
 use crate::clock;
-use crate::id::WorkerIndex;
+use crate::id::{Incarnation, WorkerIndex};
 use crate::limits;
 use crate::store::{Error, WorkerRecord};
 
@@ -126,6 +128,24 @@ impl Redis {
             self.note_deaths(&dead).await?;
         }
         Ok(living)
+    }
+
+    pub(in crate::store) async fn admit(
+        &self,
+        task: &str,
+        owner: Incarnation,
+        wanted: u32,
+        max: u32,
+        hold: Duration,
+    ) -> Result<u32, Error> {
+        let mut wish = owner.to_bytes().to_vec();
+        wish.extend(wanted.to_be_bytes());
+        wish.extend(max.to_be_bytes());
+        wish.extend(as_millis(hold).to_be_bytes());
+        let admit = fcall(&self.keys.permits(task), Function::ADMIT, &[wish]);
+        let reply = bytes(self.lanes.ask(&task, &admit).await?)?;
+        let mut reply = Reply::new(&reply)?;
+        if reply.code == DONE { Ok(decode::u32(&mut reply.rest)?) } else { Err(reply.refused()) }
     }
 
     pub(in crate::store) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {

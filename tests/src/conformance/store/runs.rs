@@ -196,6 +196,30 @@ pub async fn workers(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All owners together have as many permits of a task as there may be, and they run out.
+pub async fn permits(store: &Store) -> anyhow::Result<()> {
+    let task = format!("etl::load {}", clock::new_run_id());
+    let (mine, yours) = (clock::new_incarnation(), clock::new_incarnation());
+    let (long, short) = (Duration::from_secs(600), Duration::from_millis(1));
+    let admit = |owner, wanted, hold| store.admit(&task, owner, wanted, 5, hold);
+    ensure!(admit(mine, 3, long).await? == 3 && admit(mine, 3, long).await? == 3, "repeated");
+    ensure!(admit(yours, 4, long).await? == 2, "what is left");
+    ensure!(admit(mine, 9, long).await? == 3 && admit(mine, 1, long).await? == 1, "given back");
+    ensure!(admit(yours, 4, long).await? == 4);
+    ensure!(store.admit(&task, mine, 1, 4, long).await? == 0, "another build allows fewer");
+    ensure!(admit(yours, 0, long).await? == 0 && admit(mine, 6, long).await? == 5);
+    ensure!(store.admit("another", yours, 1, 1, short).await? == 1, "of each task by itself");
+    ensure!(admit(mine, 5, short).await? == 5);
+    while admit(yours, 5, long).await? == 0 {
+        tokio::time::sleep(short).await;
+    }
+    ensure!(admit(yours, 5, long).await? == 5 && admit(mine, 1, long).await? == 0);
+    ensure!(
+        admit(yours, 0, long).await? == 0 && store.admit("another", yours, 0, 1, long).await? == 0
+    );
+    Ok(())
+}
+
 /// One looks after a run at a time.
 pub async fn locks(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 1).await?;

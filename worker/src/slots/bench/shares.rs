@@ -69,12 +69,12 @@ impl Shares {
     }
 
     /// Takes off what `leaves`.
-    pub(super) fn take_off(&mut self, leaves: impl Fn(Key) -> bool) -> Vec<Key> {
+    pub(super) fn take_off(&mut self, leaves: impl Fn(Key) -> bool) -> Vec<Runnable> {
         let mut gone = Vec::new();
         for share in self.runs.values_mut() {
             let waiting = std::mem::take(&mut share.waiting).into_iter();
             let (off, stay): (Vec<_>, Vec<_>) = waiting.partition(|one| leaves(one.task.key));
-            gone.extend(off.into_iter().map(|one| one.task.key));
+            gone.extend(off.into_iter().map(|one| one.task));
             share.waiting = stay.into();
         }
         self.runs.retain(|_, share| !share.is_over());
