@@ -42,6 +42,7 @@ pub struct WorkerBuilder {
 /// `BOLTHOLE_ADVERTISE` (`host:port` under which others reach the data port), `BOLTHOLE_MEMORY`
 /// (bytes for results), `BOLTHOLE_MEMORY_WAIT` (such as `60s`: see [`WorkerBuilder::memory_wait`]),
 /// `BOLTHOLE_SPILL_DIR`, `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]),
+/// `BOLTHOLE_ORDER` (`cone`, `path` or `arrival`, in place of what suits the tasks),
 /// `BOLTHOLE_DRAIN` (such as `25s`: see [`WorkerBuilder::drain`]), `BOLTHOLE_ISOLATE` (queues whose
 /// tasks run in child processes, `*` for all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may
 /// allocate).
@@ -54,6 +55,7 @@ pub fn from_env() -> Result<WorkerBuilder> {
     if let Some(queues) = variable("BOLTHOLE_QUEUES")? {
         options.queues = queues.split(',').map(|name| name.trim().to_owned()).collect();
     }
+    options.order = parsed("BOLTHOLE_ORDER", "`cone`, `path` or `arrival`")?;
     if let Some(resources) = variable("BOLTHOLE_RESOURCES")? {
         for resource in resources.split(',') {
             let parts = resource.split_once('=').map(|(name, amount)| (name, amount.parse()));

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use bolthole::{Client, RunStatus};
+use bolthole::{Client, ClientBuilder, RunStatus};
 use bolthole_broker::queue::Queue;
 use bolthole_broker::store::{Redis, Store};
 use tokio::task::block_in_place;
@@ -167,11 +167,16 @@ impl Cluster {
     /// # Errors
     /// When a server does not answer, or the folder cannot be used.
     pub async fn client_with(&self, durable: Option<&str>) -> anyhow::Result<Client> {
-        let mut builder = Client::builder(&self.amqp_url, &self.redis_url);
+        let mut builder = self.servers();
         if let Some(url) = durable {
             builder = builder.durable(url);
         }
-        Ok(builder.namespace(&self.namespace).connect().await?)
+        Ok(builder.connect().await?)
+    }
+
+    /// What a client or a worker in the process of the test connects to.
+    pub fn servers(&self) -> ClientBuilder {
+        Client::builder(&self.amqp_url, &self.redis_url).namespace(&self.namespace)
     }
 
     /// The store of this cluster.

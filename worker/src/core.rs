@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::flight::{Doubt, Kept, Key, Runnable, TaskInfo, Wanted};
+use crate::options::Order;
 
 mod batch;
 mod commits;
@@ -36,17 +37,6 @@ pub(crate) use tick::OnSlot;
 
 /// A task's work should last about this long between two looks at the queue.
 const PARCEL_WORK: Duration = Duration::from_millis(3);
-
-/// In which order tasks of one priority get slots.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// As they are numbered: one output's cone after the other, so that few results are kept at a
-    /// time, and a slot that runs on finds its inputs here.
-    #[default]
-    Cone,
-    /// What has the longest way to go first, so that slots have work to the end.
-    Path,
-}
 
 /// What the worker must do.
 #[derive(Debug)]
@@ -168,6 +158,8 @@ pub(crate) struct Identity {
     pub(crate) address: String,
     pub(crate) slots: usize,
     pub(crate) queues: HashSet<String>,
+    /// The order of tasks when it is not chosen here.
+    pub(crate) order: Option<Order>,
 }
 
 /// Looks up descriptors that are at hand.
@@ -228,7 +220,8 @@ impl Core {
     /// In which order tasks get slots now. For short ones the end of a graph does not matter as much
     /// as that slots run on.
     pub(crate) fn order(&self) -> Order {
-        if self.filling || self.tasks_per_slot() > 1 { Order::Cone } else { Order::Path }
+        let cone = self.filling || self.tasks_per_slot() > 1;
+        self.me.order.unwrap_or(if cone { Order::Cone } else { Order::Path })
     }
 
     /// Memory for results has filled up, or emptied.

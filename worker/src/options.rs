@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bolthole_broker::durable::Folder;
@@ -12,6 +13,32 @@ use bolthole_broker::task::DEFAULT_QUEUE;
 
 use crate::simulate::Simulated;
 
+/// In which order tasks of one priority and one run get slots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As they are numbered: one output's cone after the other, so that few results are kept at a
+    /// time, and a slot that runs on finds its inputs here.
+    #[default]
+    Cone,
+    /// What has the longest way to go first, so that slots have work to the end.
+    Path,
+    /// As they come: what the others are measured against.
+    Arrival,
+}
+
+impl FromStr for Order {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cone" => Ok(Self::Cone),
+            "path" => Ok(Self::Path),
+            "arrival" => Ok(Self::Arrival),
+            _ => Err("an order is `cone`, `path` or `arrival`".to_owned()),
+        }
+    }
+}
+
 /// Everything about a worker that is not its tasks or its servers.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -19,6 +46,9 @@ pub struct Options {
     pub slots: usize,
     /// Queues to serve.
     pub queues: Vec<String>,
+    /// The order in which tasks get slots; by default what suits them: [`Order::Path`] while they
+    /// last and memory is plentiful, else [`Order::Cone`].
+    pub order: Option<Order>,
     /// What tasks may ask for by name, such as `gpu`: a task runs only while as much is free as it
     /// asks for, and a worker that has too little never runs it.
     pub resources: BTreeMap<String, u32>,
@@ -77,6 +107,7 @@ impl Default for Options {
         Self {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             queues: vec![DEFAULT_QUEUE.to_owned()],
+            order: None,
             resources: BTreeMap::new(),
             bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             advertise: None,

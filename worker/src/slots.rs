@@ -18,9 +18,10 @@ use bolthole_broker::task::TaskKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::{OnSlot, Order};
+use crate::core::OnSlot;
 use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
+use crate::options::Order;
 use crate::prepare::Preparer;
 use crate::spawn::{Spawned, Spawner};
 

@@ -68,6 +68,7 @@ impl Desk {
             incarnation: Incarnation::new(1),
             address: "here".to_owned(),
             slots: 1,
+            order: None,
             queues: ["default".to_owned()].into(),
         });
         received.reverse();

@@ -6,8 +6,9 @@ use bolthole_broker::call::Units;
 use bolthole_broker::limits;
 use tokio::time::Instant;
 
-use crate::core::{OnSlot, Order};
+use crate::core::OnSlot;
 use crate::flight::{Key, Runnable};
+use crate::options::Order;
 use crate::slots::units::{self, Free};
 
 mod permits;

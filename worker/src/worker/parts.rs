@@ -230,6 +230,7 @@ impl Parts {
             address: self.address.clone(),
             slots: options.slots,
             queues: served,
+            order: options.order,
         });
         let slots = self.slots(options, &preparer, bodies, tasks)?;
         let permits = permits::Keeper {

@@ -8,6 +8,7 @@
 //! ```
 
 mod fair;
+mod fleet;
 mod line;
 mod metg;
 mod million;
@@ -81,7 +82,9 @@ async fn run(flags: &Flags) -> Result<()> {
     ensure!(flags.workers > 0 && flags.slots() > 0 && flags.runs > 0, "nothing would run");
     let slots = flags.workers * flags.slots();
     let workload = Workload::parse(&flags.workload, &flags.size)?;
-    let setup = Setup::start(flags.embedded, flags.workers, flags.slots()).await?;
+    // A fleet brings its own workers.
+    let processes = if matches!(workload, Workload::Fleet { .. }) { 0 } else { flags.workers };
+    let setup = Setup::start(flags.embedded, processes, flags.slots()).await?;
     let client = setup.client();
     match &workload {
         Workload::Latency { count } => latency(flags, &setup, *count).await,
@@ -93,6 +96,9 @@ async fn run(flags: &Flags) -> Result<()> {
             setup.reset_peaks();
             let found = million::run(&setup, *width, *steps).await?;
             line::print(&found)
+        }
+        Workload::Fleet { workers, tasks } => {
+            line::print(&fleet::run(&setup, *workers, *tasks).await?)
         }
         Workload::Fair { large, small, ms } => {
             line::print(&fair::run(&setup, *large, *small, *ms).await?)

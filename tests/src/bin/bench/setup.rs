@@ -17,7 +17,7 @@ pub(crate) struct Setup {
 struct Processes {
     workers: Vec<Member>,
     servers: Pair,
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 impl Setup {
@@ -36,7 +36,7 @@ impl Setup {
             members.push(cluster.worker_with(&format!("worker-{number}"), &environment).await?);
         }
         let client = cluster.client().await?;
-        let processes = Processes { workers: members, servers, _cluster: cluster };
+        let processes = Processes { workers: members, servers, cluster };
         Ok(Self { client, cluster: Some(processes) })
     }
 
@@ -46,6 +46,11 @@ impl Setup {
 
     pub(crate) fn is_cluster(&self) -> bool {
         self.cluster.is_some()
+    }
+
+    /// The namespace on the servers, when there are some.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref().map(|processes| &processes.cluster)
     }
 
     pub(crate) fn redis(&self) -> Option<&RedisServer> {

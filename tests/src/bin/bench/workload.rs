@@ -11,6 +11,7 @@ use bolthole_tests::bench::etl::Etl;
 use bolthole_tests::bench::schedule::{self, Timed};
 use bolthole_tests::bench::tasks::{add, concat, inc, length, noop, produce, spin, split, total};
 use bolthole_tests::bench::trace::Trace;
+use tokio::task::JoinSet;
 
 use crate::metg::Pattern;
 
@@ -34,6 +35,9 @@ Workloads and their sizes:
   trace FILE,T,B      a recorded workflow, its times scaled by T and its sizes by B, on 20 slots
   metg PATTERN[,T]    the shortest tasks at 50 % efficiency; PATTERN is trivial, stencil_1d, fft,
                       tree or random_nearest, over T rows (1000)
+  fan N               one result that N tasks use, whose results one task uses
+  runs R,N            R runs of N tasks each, all at once
+  fleet W,N           W workers in this process: what they cost while idle, then N independent tasks
   fair L,S[,MS]       runs of S tasks, one after the other, while one of L tasks is running; each task
                       waits MS milliseconds (0)
   million [W,T]       a stencil of W * T tasks (1000,1000), submitted one by one";
@@ -53,6 +57,9 @@ pub(crate) enum Workload {
     Metg { pattern: Pattern, steps: u32 },
     Million { width: usize, steps: usize },
     Fair { large: u32, small: u32, ms: f64 },
+    Fan { tasks: u64 },
+    Runs { runs: u64, tasks: u64 },
+    Fleet { workers: usize, tasks: u64 },
 }
 
 /// How long a workload takes where nothing costs anything.
@@ -65,54 +72,48 @@ pub(crate) struct Ideal {
 impl Workload {
     pub(crate) fn parse(name: &str, size: &str) -> Result<Self> {
         let parts: Vec<&str> = size.split(',').filter(|part| !part.is_empty()).collect();
-        let wrong = || format!("the size `{size}` does not suit `{name}`; see --help");
-        let workload = match (name, parts[..].as_ref()) {
-            ("noop", [n]) => Self::Noop { tasks: number(n).with_context(wrong)? },
-            ("chain", [n]) => Self::Chain { tasks: number(n).with_context(wrong)? },
-            ("tree", [n]) => Self::Tree { leaves: number(n).with_context(wrong)? },
+        Self::read(name, &parts)
+            .with_context(|| format!("the size `{size}` does not suit `{name}`; see --help"))
+    }
+
+    fn read(name: &str, parts: &[&str]) -> Result<Self> {
+        Ok(match (name, parts) {
+            ("noop", [n]) => Self::Noop { tasks: number(n)? },
+            ("chain", [n]) => Self::Chain { tasks: number(n)? },
+            ("tree", [n]) => {
+                let leaves: u64 = number(n)?;
+                ensure!(leaves.is_power_of_two(), "the leaves of a tree are a power of two");
+                Self::Tree { leaves }
+            }
             ("etl" | "etlsleep", [n, m]) => {
-                let (files, pairs) =
-                    (number(n).with_context(wrong)?, number(m).with_context(wrong)?);
+                let (files, pairs) = (number(n)?, number(m)?);
                 ensure!(files >= 4, "the ETL graph needs four files to have pairs of windows");
                 let sleeps = name == "etlsleep";
                 Self::Etl { etl: Etl::new(files, pairs, sleeps), sleeps }
             }
-            ("shuffle", [n]) => Self::Shuffle { parts: number(n).with_context(wrong)? },
-            ("bigfan", [mib, k]) => Self::Bigfan {
-                mib: number(mib).with_context(wrong)?,
-                consumers: number(k).with_context(wrong)?,
+            ("shuffle", [n]) => Self::Shuffle { parts: number(n)? },
+            ("bigfan", [mib, k]) => Self::Bigfan { mib: number(mib)?, consumers: number(k)? },
+            ("stencil", [w, t]) => Self::Stencil { width: number(w)?, steps: number(t)? },
+            ("random", [n]) => Self::Random { tasks: number(n)? },
+            ("fan", [n]) => Self::Fan { tasks: number(n)? },
+            ("runs", [runs, n]) => Self::Runs { runs: number(runs)?, tasks: number(n)? },
+            ("fleet", [w, n]) => Self::Fleet { workers: number(w)?, tasks: number(n)? },
+            ("fair", [large, small, rest @ ..]) if rest.len() < 2 => Self::Fair {
+                large: number(large)?,
+                small: number(small)?,
+                ms: rest.first().map_or(Ok(0.0), |ms| number(ms))?,
             },
-            ("stencil", [w, t]) => Self::Stencil {
-                width: number(w).with_context(wrong)?,
-                steps: number(t).with_context(wrong)?,
-            },
-            ("random", [n]) => Self::Random { tasks: number(n).with_context(wrong)? },
-            ("latency", [n]) => Self::Latency { count: number(n).with_context(wrong)? },
+            ("latency", [n]) => Self::Latency { count: number(n)? },
             ("trace", [file, time, bytes]) => {
-                let scales =
-                    (number(time).with_context(wrong)?, number(bytes).with_context(wrong)?);
-                Self::Trace { trace: Trace::read(&PathBuf::from(file), scales.0, scales.1)? }
+                let (time, bytes) = (number(time)?, number(bytes)?);
+                Self::Trace { trace: Trace::read(&PathBuf::from(file), time, bytes)? }
             }
             ("metg", [pattern]) => Self::Metg { pattern: pattern.parse()?, steps: 1000 },
-            ("metg", [pattern, t]) => {
-                Self::Metg { pattern: pattern.parse()?, steps: number(t).with_context(wrong)? }
-            }
-            ("fair", [large, small, rest @ ..]) if rest.len() < 2 => Self::Fair {
-                large: number(large).with_context(wrong)?,
-                small: number(small).with_context(wrong)?,
-                ms: rest.first().map_or(Ok(0.0), |ms| number(ms)).with_context(wrong)?,
-            },
+            ("metg", [pattern, t]) => Self::Metg { pattern: pattern.parse()?, steps: number(t)? },
             ("million", []) => Self::Million { width: 1000, steps: 1000 },
-            ("million", [w, t]) => Self::Million {
-                width: number(w).with_context(wrong)?,
-                steps: number(t).with_context(wrong)?,
-            },
-            _ => bail!("{}", wrong()),
-        };
-        if let Self::Tree { leaves } = workload {
-            ensure!(leaves.is_power_of_two(), "the leaves of a tree are a power of two");
-        }
-        Ok(workload)
+            ("million", [w, t]) => Self::Million { width: number(w)?, steps: number(t)? },
+            _ => bail!("no such workload, or another number of parts"),
+        })
     }
 
     /// How many tasks one run has.
@@ -128,7 +129,9 @@ impl Workload {
                 count(width * steps + 1)
             }
             Self::Trace { trace } => count(trace.tasks()),
-            Self::Latency { .. } | Self::Metg { .. } | Self::Fair { .. } => 0,
+            Self::Fan { tasks } => tasks + 2,
+            Self::Runs { runs, tasks } => runs * tasks,
+            Self::Latency { .. } | Self::Metg { .. } | Self::Fair { .. } | Self::Fleet { .. } => 0,
         }
     }
 
@@ -183,8 +186,18 @@ impl Workload {
                 let (call, expected) = random(*tasks);
                 client.compute(call).await? == expected
             }
+            Self::Fan { tasks } => {
+                let one = noop::delayed(1);
+                let wide: Vec<_> = (0..*tasks).map(|number| add::delayed(&one, number)).collect();
+                client.compute(total::delayed(wide)).await? == tasks * (tasks + 1) / 2
+            }
+            Self::Runs { runs, tasks } => all_at_once(client, *runs, *tasks).await?,
             Self::Trace { trace } => client.compute(trace.calls()).await? == trace.expected(),
-            Self::Latency { .. } | Self::Metg { .. } | Self::Million { .. } | Self::Fair { .. } => {
+            Self::Latency { .. }
+            | Self::Metg { .. }
+            | Self::Million { .. }
+            | Self::Fair { .. }
+            | Self::Fleet { .. } => {
                 bail!("this workload is measured in a way of its own")
             }
         })
@@ -196,6 +209,21 @@ where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     text.parse().with_context(|| format!("`{text}` is not a number"))
+}
+
+/// Many runs of independent tasks, each of them awaited by a task of its own.
+async fn all_at_once(client: &Client, runs: u64, tasks: u64) -> Result<bool> {
+    let mut all = JoinSet::new();
+    for _ in 0..runs {
+        let calls: Vec<_> = (0..tasks).map(noop::delayed).collect();
+        let client = client.clone();
+        all.spawn(async move { client.compute(calls).await });
+    }
+    let mut sum = 0;
+    while let Some(run) = all.join_next().await {
+        sum += run??.into_iter().sum::<u64>();
+    }
+    Ok(sum == runs * (tasks / 2))
 }
 
 fn tree(leaves: u64) -> Delayed<u64> {

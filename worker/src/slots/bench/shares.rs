@@ -8,10 +8,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use bolthole_broker::id::{RunId, TaskId};
+use bolthole_broker::id::RunId;
 
-use crate::core::Order;
 use crate::flight::{Key, Runnable};
+use crate::options::Order;
 
 /// A slot runs on with tasks of one run, although another one is owed time, until that is owed so
 /// much: not every task of many short ones changes the run.
@@ -24,6 +24,8 @@ const RECENT: f64 = 0.125;
 pub(super) struct Shares {
     runs: BTreeMap<RunId, Share>,
     order: Order,
+    /// Tasks that have come so far.
+    arrived: u64,
 }
 
 /// One run, while it has something here.
@@ -52,7 +54,9 @@ impl Shares {
     pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
         let order = self.order;
         for task in tasks {
-            self.share(task.key.0).waiting.push(Waiting::new(task, order));
+            self.arrived += 1;
+            let arrived = self.arrived;
+            self.share(task.key.0).waiting.push(Waiting::new(task, order, arrived));
         }
     }
 
@@ -64,7 +68,7 @@ impl Shares {
         self.order = order;
         for share in self.runs.values_mut() {
             let waiting = std::mem::take(&mut share.waiting).into_iter();
-            share.waiting = waiting.map(|waiting| Waiting::new(waiting.task, order)).collect();
+            share.waiting = waiting.map(|one| Waiting::new(one.task, order, one.arrived)).collect();
         }
     }
 
@@ -113,7 +117,7 @@ impl Shares {
 
     /// Whether a task that does not wait here would be the next, but for the rest of its run's turn.
     pub(super) fn is_next(&self, task: &Runnable) -> bool {
-        let (run, place) = (task.key.0, Place::of(task, self.order));
+        let (run, place) = (task.key.0, Place::of(task, self.order, self.arrived + 1));
         let own = self.runs.get(&run).map_or(0.0, |share| share.used);
         self.runs.iter().all(|(other, share)| match share.waiting.peek() {
             None => true,
@@ -197,34 +201,38 @@ impl Ord for Had {
 }
 
 /// Where a task stands among those of its run: the greatest is the next. By priority; then, if that
-/// is the order, by rank; then by id.
+/// is the order, by rank; then by id, or by when it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     priority: i8,
     rank: u16,
-    task: Reverse<TaskId>,
+    number: Reverse<u64>,
 }
 
 impl Place {
-    fn of(task: &Runnable, order: Order) -> Self {
-        let rank = match order {
-            Order::Cone => 0,
-            Order::Path => task.info.descriptor().rank,
+    fn of(task: &Runnable, order: Order, arrived: u64) -> Self {
+        let id = task.key.1;
+        let id = u64::from(id.segment()) << 16 | u64::from(id.index());
+        let (rank, number) = match order {
+            Order::Cone => (0, id),
+            Order::Path => (task.info.descriptor().rank, id),
+            Order::Arrival => (0, arrived),
         };
         let priority = task.info.class().options.priority;
-        Self { priority, rank, task: Reverse(task.key.1) }
+        Self { priority, rank, number: Reverse(number) }
     }
 }
 
 /// A task on the bench, ordered by its place.
 struct Waiting {
     place: Place,
+    arrived: u64,
     task: Runnable,
 }
 
 impl Waiting {
-    fn new(task: Runnable, order: Order) -> Self {
-        Self { place: Place::of(&task, order), task }
+    fn new(task: Runnable, order: Order, arrived: u64) -> Self {
+        Self { place: Place::of(&task, order, arrived), arrived, task }
     }
 }
 

@@ -65,6 +65,14 @@ fn by_priority_and_then_as_the_order_says() {
     let ranks = [(0, 0), (3, 0), (1, 0), (3, 0), (0, 1)];
     assert_eq!(taken(&mut bench(&ranks, Order::Cone)), [4, 0, 1, 2, 3]);
     assert_eq!(taken(&mut bench(&ranks, Order::Path)), [4, 1, 3, 2, 0]);
+    let mut late = bench(&ranks, Order::Arrival);
+    let first = tasks(&ranks[..1]);
+    assert_eq!(late.take(1).map(|task| task.key.1.index()), Some(4));
+    late.give_back(1);
+    assert_eq!(late.take(1).map(|task| task.key.1.index()), Some(0));
+    late.give_back(1);
+    late.extend(first);
+    assert_eq!(taken(&mut late), [1, 2, 3, 0], "it came last");
 }
 
 /// Which runs get a slot that is used for so long by each of their tasks, in turn.
