@@ -101,6 +101,8 @@ pub struct HeldStats {
     pub memory_bytes: u64,
     /// Bytes of results on disk only.
     pub spilled_bytes: u64,
+    /// The most bytes that results have taken so far, in memory and on disk.
+    pub peak_bytes: u64,
     /// Results written to disk so far.
     pub spills: u64,
     /// Writes that the disk refused so far. The results stayed in memory.
@@ -376,6 +378,7 @@ impl Held {
             count: table.count(),
             memory_bytes: table.memory_bytes(),
             spilled_bytes: table.spilled_bytes(),
+            peak_bytes: table.peak_bytes(),
             spills: inner.spills.load(Ordering::Relaxed),
             spill_errors: inner.spill_errors.load(Ordering::Relaxed),
             spill_losses: inner.spill_losses.load(Ordering::Relaxed),

@@ -155,6 +155,8 @@ impl Vitals for Pulse {
         gauge("bolthole_held_results", "Results held, in memory or on disk.", stats.count);
         gauge("bolthole_held_memory_bytes", "Memory that held results take.", stats.memory_bytes);
         gauge("bolthole_held_spilled_bytes", "Results on disk only.", stats.spilled_bytes);
+        gauge("bolthole_held_peak_bytes", "The most bytes of results so far.", stats.peak_bytes);
+        gauge("bolthole_spills", "Results written to disk so far.", stats.spills);
         let refusals = self.state.held.shortage_count();
         gauge("bolthole_refusals", "Files, connections and disk space not given.", refusals);
         gauge("bolthole_spill_errors", "Writes that the disk refused.", stats.spill_errors);

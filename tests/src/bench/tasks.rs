@@ -97,6 +97,12 @@ pub fn concat(parts: &[Bytes]) -> u64 {
     black_box(parts.concat()).len() as u64
 }
 
+/// The sums of the bytes of two, place by place.
+#[task(name = "bench::mix")]
+pub fn mix(one: &Bytes, other: &Bytes) -> Bytes {
+    one.iter().zip(other).map(|(one, other)| one.wrapping_add(*other)).collect::<Vec<_>>().into()
+}
+
 /// How long it is.
 #[task(name = "bench::length")]
 pub fn length(bytes: &Bytes) -> u64 {

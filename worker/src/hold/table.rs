@@ -61,6 +61,8 @@ pub(super) struct Table {
     /// What has left memory so far, however.
     left_bytes: u64,
     spilled_bytes: u64,
+    /// The most that results have taken so far, in memory and on disk.
+    peak_bytes: u64,
     doomed: Vec<PathBuf>,
     /// Confirmed since they were last asked for.
     confirmed: Vec<ResultKey>,
@@ -77,6 +79,14 @@ impl Table {
 
     pub(super) fn spilled_bytes(&self) -> u64 {
         self.spilled_bytes
+    }
+
+    pub(super) fn peak_bytes(&self) -> u64 {
+        self.peak_bytes
+    }
+
+    fn note_peak(&mut self) {
+        self.peak_bytes = self.peak_bytes.max(self.memory_bytes + self.spilled_bytes);
     }
 
     pub(super) fn reserve(&mut self, bytes: u64) {
@@ -140,6 +150,7 @@ impl Table {
             gate: Arc::default(),
         };
         self.memory_bytes += entry.memory_bytes();
+        self.note_peak();
         self.runs.entry(key.run).or_default().insert(key, entry);
     }
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use bolthole_tests::bench::usage;
 use serde::Serialize;
 
+use crate::live::Live;
 use crate::setup::Setup;
 
 /// A workload that was run as a whole.
@@ -32,6 +33,7 @@ pub(crate) struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) over_schedule: Option<f64>,
     pub(crate) peak_rss_mib: BTreeMap<&'static str, Vec<u64>>,
+    pub(crate) live: Vec<Live>,
     pub(crate) per_run: Counts,
     pub(crate) per_task: PerTask,
 }

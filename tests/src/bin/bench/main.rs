@@ -10,6 +10,7 @@
 mod fair;
 mod fleet;
 mod line;
+mod live;
 mod metg;
 mod million;
 mod setup;
@@ -49,12 +50,20 @@ struct Flags {
     /// Stop measuring again after so many seconds in all
     #[arg(long, default_value_t = 90.0)]
     limit: f64,
+    /// A variable for the workers, as NAME=VALUE, such as `BOLTHOLE_ORDER=arrival`
+    #[arg(long = "env", value_parser = variable)]
+    variables: Vec<(String, String)>,
     /// Everything in this process, without servers
     #[arg(long, conflicts_with = "cluster")]
     embedded: bool,
     /// With servers and worker processes, as is the default
     #[arg(long)]
     cluster: bool,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has the form NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Flags {
@@ -84,7 +93,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let workload = Workload::parse(&flags.workload, &flags.size)?;
     // A fleet brings its own workers.
     let processes = if matches!(workload, Workload::Fleet { .. }) { 0 } else { flags.workers };
-    let setup = Setup::start(flags.embedded, processes, flags.slots()).await?;
+    let setup = Setup::start(flags.embedded, processes, flags.slots(), &flags.variables).await?;
     let client = setup.client();
     match &workload {
         Workload::Latency { count } => latency(flags, &setup, *count).await,
@@ -141,6 +150,7 @@ async fn throughput(flags: &Flags, setup: &Setup, workload: &Workload) -> Result
         bound_s: ideal.map(|ideal| ideal.bound.as_secs_f64()),
         over_schedule: ideal.map(|ideal| median_s / ideal.schedule.as_secs_f64() - 1.0),
         peak_rss_mib: setup.peaks(),
+        live: setup.live()?,
         per_task: used.per_task(workload.tasks()),
         per_run: used,
     })

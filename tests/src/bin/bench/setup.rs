@@ -1,12 +1,15 @@
 //! The system under measurement: servers and workers as processes of their own, or all of it here.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 
 use anyhow::{Context as _, Result};
 use bolthole::Client;
 use bolthole_tests::bench::usage;
 use bolthole_tests::cluster::{Cluster, Member};
 use bolthole_tests::servers::{Pair, RabbitServer, RedisOptions, RedisServer};
+
+use crate::live::Live;
 
 /// What is measured, until it is dropped.
 pub(crate) struct Setup {
@@ -16,12 +19,20 @@ pub(crate) struct Setup {
 
 struct Processes {
     workers: Vec<Member>,
+    /// Where each of them serves its metrics.
+    health: Vec<String>,
     servers: Pair,
     cluster: Cluster,
 }
 
 impl Setup {
-    pub(crate) async fn start(embedded: bool, workers: u32, slots: u32) -> Result<Self> {
+    /// Everything, with `variables` in the environment of workers that are processes.
+    pub(crate) async fn start(
+        embedded: bool,
+        workers: u32,
+        slots: u32,
+        variables: &[(String, String)],
+    ) -> Result<Self> {
         if embedded {
             let slots = usize::try_from(workers * slots)?;
             let client = Client::embedded_builder().slots(slots).start().await?;
@@ -30,13 +41,18 @@ impl Setup {
         let servers = tokio::task::spawn_blocking(servers).await??;
         let cluster = Cluster::new(std::env::current_exe()?, &servers)?;
         let slots = slots.to_string();
-        let environment = [("BOLTHOLE_SLOTS", slots.as_str()), ("RUST_LOG", "info")];
-        let mut members = Vec::new();
+        let mut environment = vec![("BOLTHOLE_SLOTS", slots.as_str()), ("RUST_LOG", "info")];
+        environment.extend(variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let (mut members, mut health) = (Vec::new(), Vec::new());
         for number in 0..workers {
+            let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+            let mut environment = environment.clone();
+            environment.push(("BOLTHOLE_HEALTH", &address));
             members.push(cluster.worker_with(&format!("worker-{number}"), &environment).await?);
+            health.push(address);
         }
         let client = cluster.client().await?;
-        let processes = Processes { workers: members, servers, cluster };
+        let processes = Processes { workers: members, health, servers, cluster };
         Ok(Self { client, cluster: Some(processes) })
     }
 
@@ -51,6 +67,12 @@ impl Setup {
     /// The namespace on the servers, when there are some.
     pub(crate) fn cluster(&self) -> Option<&Cluster> {
         self.cluster.as_ref().map(|processes| &processes.cluster)
+    }
+
+    /// What results took on each worker; nothing of workers that are no processes.
+    pub(crate) fn live(&self) -> Result<Vec<Live>> {
+        let health = self.cluster.iter().flat_map(|processes| &processes.health);
+        health.map(|address| Live::of(address)).collect()
     }
 
     pub(crate) fn redis(&self) -> Option<&RedisServer> {

@@ -9,7 +9,9 @@ use bolthole::{Client, Delayed};
 use bolthole_tests::bench::draw::Draw;
 use bolthole_tests::bench::etl::Etl;
 use bolthole_tests::bench::schedule::{self, Timed};
-use bolthole_tests::bench::tasks::{add, concat, inc, length, noop, produce, spin, split, total};
+use bolthole_tests::bench::tasks::{
+    add, concat, ends, inc, length, mix, noop, produce, spin, split, total,
+};
 use bolthole_tests::bench::trace::Trace;
 use tokio::task::JoinSet;
 
@@ -29,6 +31,8 @@ Workloads and their sizes:
   etlsleep N,M        the same with its durations, on 20 slots
   shuffle P           all to all: P producers of P MiB, P * P splits of 1 MiB, P concatenations
   bigfan MIB,K        one large result, K consumers of all of it
+  membound LEAVES,MIB binary reduction of results of MIB MiB each to one of that size; with
+                      --env BOLTHOLE_MEMORY=BYTES under a cap for each worker
   stencil W,T         T rows of W tasks, each of which needs three neighbours of the row before
   random N            N tasks with up to 3 inputs from the last 1,000
   latency COUNT       one task to an idle system and back, COUNT times
@@ -58,6 +62,7 @@ pub(crate) enum Workload {
     Million { width: usize, steps: usize },
     Fair { large: u32, small: u32, ms: f64 },
     Fan { tasks: u64 },
+    Membound { leaves: u64, mib: usize },
     Runs { runs: u64, tasks: u64 },
     Fleet { workers: usize, tasks: u64 },
 }
@@ -84,6 +89,11 @@ impl Workload {
                 let leaves: u64 = number(n)?;
                 ensure!(leaves.is_power_of_two(), "the leaves of a tree are a power of two");
                 Self::Tree { leaves }
+            }
+            ("membound", [n, mib]) => {
+                let leaves: u64 = number(n)?;
+                ensure!(leaves.is_power_of_two(), "the leaves of a tree are a power of two");
+                Self::Membound { leaves, mib: number(mib)? }
             }
             ("etl" | "etlsleep", [n, m]) => {
                 let (files, pairs) = (number(n)?, number(m)?);
@@ -122,6 +132,7 @@ impl Workload {
         match self {
             Self::Noop { tasks } | Self::Chain { tasks } | Self::Random { tasks } => *tasks,
             Self::Tree { leaves } => 2 * leaves - 1,
+            Self::Membound { leaves, .. } => 2 * leaves,
             Self::Etl { etl, .. } => count(etl.tasks()),
             Self::Shuffle { parts } => count(parts + parts * parts + parts + 1),
             Self::Bigfan { consumers, .. } => count(consumers + 2),
@@ -170,6 +181,14 @@ impl Workload {
                 client.compute(last).await? == *tasks
             }
             Self::Tree { leaves } => client.compute(tree(*leaves)).await? == leaves / 2,
+            Self::Membound { leaves, mib } => {
+                let mut row: Vec<_> =
+                    (0..*leaves).map(|_| produce::delayed(1, mib * MIB)).collect();
+                while row.len() > 1 {
+                    row = row.chunks(2).map(|two| mix::delayed(&two[0], &two[1])).collect();
+                }
+                client.compute(ends::delayed(row)).await? == leaves % 256
+            }
             Self::Etl { etl, .. } => client.compute(etl.calls()).await? == etl.expected(),
             Self::Shuffle { parts } => {
                 client.compute(shuffle(*parts)).await? == (parts * parts * MIB) as u64
