@@ -59,6 +59,10 @@ pub const HANDOFF_HANDSHAKES_MAX: usize = 64;
 pub const MEMORY_FILLING_PERCENT: u64 = 30;
 /// Percent of a worker's memory from which on the least recently used results go to disk.
 pub const MEMORY_SPILL_PERCENT: u64 = 60;
+/// For how long at that point nothing is written and no source is started, up to
+/// [`MEMORY_HIGH_PERCENT`]: results that are on their way to their last use need not go by way of the
+/// disk. A commit, what it releases and its inputs take some milliseconds each.
+pub const SPILL_GRACE: Duration = Duration::from_millis(100);
 /// Percent of a worker's memory from which on it starts no new sources.
 pub const MEMORY_HIGH_PERCENT: u64 = 80;
 /// Percent of a worker's memory from which on it runs one task at a time.

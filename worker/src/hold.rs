@@ -26,7 +26,7 @@ use bolthole_broker::handoff::{Digest, is_shortage};
 use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
 use bolthole_broker::limits::{
     HANDOFF_CONFIRM_WAIT, MEMORY_CRITICAL_PERCENT, MEMORY_FILLING_PERCENT, MEMORY_HIGH_PERCENT,
-    MEMORY_SPILL_PERCENT, RESULT_BYTES_MAX, SPILL_PAUSE, SPILL_READS_MAX,
+    MEMORY_SPILL_PERCENT, RESULT_BYTES_MAX, SPILL_GRACE, SPILL_PAUSE, SPILL_READS_MAX,
 };
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -441,6 +441,14 @@ impl Inner {
         outcome
     }
 
+    /// Waits until what is on its way to its last use has made room, but not longer than that may
+    /// take, and not when memory goes on filling.
+    async fn relieved(&self) {
+        let mut pressure = self.pressure.subscribe();
+        let changed = pressure.wait_for(|now| *now < Pressure::Spill || *now >= Pressure::High);
+        let _ = timeout(SPILL_GRACE, changed).await;
+    }
+
     /// Spills until memory is below the threshold. An error leaves the rest where it is.
     async fn spill(&self, folder: &Arc<SpillFolder>) -> io::Result<()> {
         while self.pressure.borrow().ge(&Pressure::Spill) {
@@ -470,6 +478,7 @@ async fn spill_while_alive(weak: Weak<Inner>, work: Arc<Notify>) {
             let _ = spawn_blocking(move || spill::delete(&doomed)).await;
         }
         let Some(folder) = inner.folder.clone() else { continue };
+        inner.relieved().await;
         if let Err(error) = inner.spill(&folder).await {
             inner.spill_errors.fetch_add(1, Ordering::Relaxed);
             Held { inner }.refused("to move a result to disk", &error);

@@ -341,7 +341,7 @@ impl Shell {
         } else {
             self.settler.resume_lo().await;
         }
-        self.slots.throttle(pressure == Pressure::Critical);
+        self.slots.set_pressure(pressure);
         self.core.on_filling(pressure >= Pressure::Filling);
         self.slots.set_order(self.core.order());
     }

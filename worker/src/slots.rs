@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::core::OnSlot;
 use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
+use crate::hold::Pressure;
 use crate::options::Order;
 use crate::prepare::Preparer;
 use crate::spawn::{Spawned, Spawner};
@@ -127,9 +128,9 @@ impl Slots {
         !self.shared.bench().is_worn_out()
     }
 
-    /// One task at a time from now on, or as many as there are slots again.
-    pub(crate) fn throttle(&self, on: bool) {
-        self.shared.bench().throttled = on;
+    /// How full the memory is: at the worst one task at a time, before that no sources for a while.
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        self.shared.bench().set_pressure(pressure, Instant::now());
         self.shared.wake_all();
     }
 
@@ -294,7 +295,13 @@ impl Shared {
             if let Some(runnable) = bench.take(number) {
                 return Some(runnable);
             }
-            bench = self.work.wait(bench).unwrap_or_else(PoisonError::into_inner);
+            bench = match bench.held_for(Instant::now()) {
+                None => self.work.wait(bench).unwrap_or_else(PoisonError::into_inner),
+                Some(rest) => {
+                    let woken = self.work.wait_timeout(bench, rest);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 

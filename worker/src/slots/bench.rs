@@ -1,6 +1,7 @@
 //! The bench: runnable tasks in their order, and what running ones have taken. Pure bookkeeping.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bolthole_broker::call::Units;
 use bolthole_broker::limits;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::core::OnSlot;
 use crate::flight::{Key, Runnable};
+use crate::hold::Pressure;
 use crate::options::Order;
 use crate::slots::units::{self, Free};
 
@@ -38,7 +40,9 @@ pub(super) struct Bench {
     /// slots; their own end with them.
     aside: BTreeMap<usize, Running>,
     /// Memory is short: one at a time.
-    pub(super) throttled: bool,
+    throttled: bool,
+    /// Until when no source starts.
+    held_until: Option<Instant>,
     /// The worker is to leave: nothing else starts.
     pub(super) leaving: bool,
     pub(super) closed: bool,
@@ -91,6 +95,21 @@ impl Bench {
         self.waiting.set_order(order);
     }
 
+    /// How full the memory is. Sources are held for a while before results go to disk.
+    pub(super) fn set_pressure(&mut self, pressure: Pressure, now: Instant) {
+        self.throttled = pressure == Pressure::Critical;
+        if pressure < Pressure::Spill {
+            self.held_until = None;
+        } else {
+            self.held_until.get_or_insert(now + limits::SPILL_GRACE);
+        }
+    }
+
+    /// For how long sources are held still.
+    pub(super) fn held_for(&self, now: Instant) -> Option<Duration> {
+        self.held_until?.checked_duration_since(now).filter(|rest| !rest.is_zero())
+    }
+
     /// Takes all tasks off, for good.
     pub(super) fn clear(&mut self) -> Vec<Key> {
         self.leaving = true;
@@ -125,13 +144,14 @@ impl Bench {
         self.permits.grant(task, granted)
     }
 
-    /// The first task whose resources are free and which may run, for this slot. While results wait for memory, only
-    /// tasks that use others: they are what frees some.
+    /// The first task whose resources are free and which may run, for this slot. While results wait
+    /// for memory, or are about to go to disk, only tasks that use others: they are what frees some.
     pub(super) fn take(&mut self, number: usize) -> Option<Runnable> {
         if self.throttled && !self.running.is_empty() {
             return None;
         }
-        let full = !self.aside.is_empty();
+        let held = self.held_until.is_some_and(|until| Instant::now() < until);
+        let full = held || !self.aside.is_empty();
         let fits = |task: &Runnable| {
             let fills = full && task.info.inputs(&task.ready).is_empty();
             let class = task.info.class();

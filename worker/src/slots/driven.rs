@@ -11,7 +11,7 @@ use bolthole_broker::call::Outcome;
 use bolthole_broker::id::Incarnation;
 use bolthole_broker::registry::Body;
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Returned, Shared, cancelled};
 use crate::executor::Execution;
@@ -93,7 +93,7 @@ impl Shared {
             let mut woken = pin!(self.driven_work.notified());
             // Before looking, so that no wake-up is missed.
             woken.as_mut().enable();
-            {
+            let held = {
                 let mut bench = self.bench();
                 if bench.closed {
                     bench.slots -= 1;
@@ -102,8 +102,12 @@ impl Shared {
                 if let Some(runnable) = bench.take(number) {
                     return Some(runnable);
                 }
+                bench.held_for(Instant::now())
+            };
+            match held {
+                None => woken.await,
+                Some(rest) => _ = timeout(rest, woken).await,
             }
-            woken.await;
         }
     }
 

@@ -118,6 +118,24 @@ async fn what_runs_counts_before_it_has_ended() {
     assert_eq!(runs, [1, 2, 1, 2], "four slots at once");
 }
 
+#[tokio::test(start_paused = true)]
+async fn sources_are_held_for_a_while_before_results_go_to_disk() {
+    let mut bench = bench(&[(0, 0); 3], Order::Cone);
+    for _ in 0..2 {
+        bench.set_pressure(Pressure::Spill, Instant::now());
+        assert!(bench.take(1).is_none() && bench.held_for(Instant::now()).is_some());
+        tokio::time::advance(limits::SPILL_GRACE / 2).await;
+        // Fuller still, which begins nothing anew.
+        bench.set_pressure(Pressure::High, Instant::now());
+        assert!(bench.take(1).is_none());
+        tokio::time::advance(limits::SPILL_GRACE / 2).await;
+        assert!(bench.held_for(Instant::now()).is_none() && bench.take(1).is_some());
+        bench.give_back(1);
+        bench.set_pressure(Pressure::Filling, Instant::now());
+    }
+    assert!(bench.take(1).is_some());
+}
+
 #[test]
 fn priority_goes_before_shares() {
     let mut bench = bench(&[(0, 0), (1, 0)], Order::Path);
