@@ -21,6 +21,7 @@ mod commits;
 mod drain;
 mod finish;
 mod life;
+mod near;
 mod parcels;
 mod session;
 #[cfg(test)]
@@ -139,6 +140,8 @@ struct Flight {
     continued: Vec<Key>,
     /// Its end is dropped: it lost, or what it came from did, or it was given away.
     void: bool,
+    /// It was released here and waits for a slot until then, for what it uses is here.
+    stays_until: Option<Instant>,
     /// It was rung for since it entered. Then it must not leave without a commit before the store
     /// was asked once more: the message that was taken for a repetition may have been news.
     rung: bool,
@@ -363,6 +366,7 @@ impl Core {
             continued: Vec::new(),
             void: false,
             outlived: false,
+            stays_until: None,
             rung: false,
             earlier: None,
             doubtful: false,

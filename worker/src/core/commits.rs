@@ -8,6 +8,7 @@ use bolthole_broker::run::{Commit, Committed, OutboxId, Ready};
 use bolthole_broker::state::{RunState, StateByte, TaskState};
 use tokio::time::Instant;
 
+use super::near::Near;
 use super::{Core, Describe, Effect, Publish, Stage, Ticket};
 use crate::flight::{Doubt, Key, TaskInfo, Wanted};
 
@@ -47,7 +48,7 @@ impl Core {
         self.batches.answered(run, commit.segment, now);
         match reply {
             Committed::Written { ready, freed, run: state } => {
-                self.written(run, &commit, ready, known, blocked, &mut effects);
+                self.written(run, &commit, ready, known, (blocked, now), &mut effects);
                 self.land_all(run, &commit, now, &mut effects);
                 if !freed.is_empty() {
                     effects.push(Effect::Freed { run, freed });
@@ -77,7 +78,7 @@ impl Core {
         commit: &Commit,
         ready: Vec<Ready>,
         known: &impl Describe,
-        blocked: bool,
+        (blocked, now): (bool, Instant),
         effects: &mut Vec<Effect>,
     ) {
         let sequence = commit.outbox.sequence;
@@ -92,10 +93,16 @@ impl Core {
         let suspect = self.suspicion_of(run, commit);
         let computed_again = commit.finished.iter().any(|finished| finished.generation > 0);
         let again = computed_again || self.life.unsure > 0;
-        let (kept, published) = self.share(run, ready, sequence, blocked);
+        let near = Near::of(commit);
+        let ahead = if near.is_empty() { 0 } else { self.ahead() };
+        let stays = |core: &Self, ready: &Ready, kept: usize| {
+            let patience = core.stays(&near, (run, ready), ahead + kept, known)?;
+            Some(now + patience)
+        };
+        let (kept, published) = self.share(run, ready, sequence, blocked, stays);
         let tasks: Vec<Wanted> = kept
             .into_iter()
-            .map(|ready| {
+            .map(|(ready, stays_until)| {
                 let info = known.describe(run, ready.task);
                 let alone = |info: &TaskInfo| info.descriptor().inputs.len() == 1;
                 let doubt = if suspect > 0 && info.as_ref().is_none_or(alone) {
@@ -109,6 +116,9 @@ impl Core {
                 };
                 let wanted = Wanted { ready, info, doubt, lazy: None };
                 self.take_off(run, &wanted, parcel, Some(sequence), 0);
+                if let Some(flight) = self.flights.get_mut(&(run, ready.task)) {
+                    flight.stays_until = stays_until;
+                }
                 wanted
             })
             .collect();
@@ -157,15 +167,16 @@ impl Core {
         flights.map(|flight| flight.suspect.saturating_sub(1)).max().unwrap_or(0)
     }
 
-    /// Which of the released tasks run here: those that run already, and as many as the slots are
-    /// short of. The rest is for everyone.
+    /// Which of the released tasks run here: those that run already, as many as the slots are short
+    /// of, and those that stay for what they use, until then. The rest is for everyone.
     fn share(
         &mut self,
         run: RunId,
         ready: Vec<Ready>,
         sequence: u64,
         blocked: bool,
-    ) -> (Vec<Ready>, Vec<Ready>) {
+        stays: impl Fn(&Self, &Ready, usize) -> Option<Instant>,
+    ) -> (Vec<(Ready, Option<Instant>)>, Vec<Ready>) {
         let mut room = self.room();
         if blocked && !self.draining {
             room = usize::MAX;
@@ -179,7 +190,9 @@ impl Core {
                 }
             } else if room > 0 {
                 room -= 1;
-                kept.push(ready);
+                kept.push((ready, None));
+            } else if let Some(until) = stays(self, &ready, kept.len()) {
+                kept.push((ready, Some(until)));
             } else {
                 published.push(ready);
             }

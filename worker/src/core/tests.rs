@@ -2,6 +2,7 @@
 
 mod follow;
 mod life;
+mod near;
 
 use std::collections::BTreeSet;
 

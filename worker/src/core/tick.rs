@@ -42,6 +42,7 @@ impl Core {
             }
         }
         self.life.age(now);
+        self.let_go(now, &mut effects);
         let overdue = self.parcels.overdue(now, limits::DELIVERY_HOLD_MAX);
         self.ask_for_leases(on_slots, renew, &overdue, now, &mut effects);
         for id in overdue {
