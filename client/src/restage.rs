@@ -175,9 +175,23 @@ impl Core {
         }
     }
 
+    /// Gives a run its name again, which a server of a cluster may lose without the run.
+    async fn name_again(&self, staged: &Staged) -> Result<()> {
+        let Some(name) = &staged.open.name else { return Ok(()) };
+        let found = self.persist_in(|| self.store.find(name)).await?;
+        if found.is_none() && !staged.log().deleted {
+            // Whoever has taken it meanwhile keeps it.
+            self.persist_in(|| self.store.open(staged.run, &staged.open)).await?;
+        }
+        Ok(())
+    }
+
     async fn restage_all(&self, staged: &Staged) -> Result<()> {
         let run = staged.run;
         let status = self.persist_in(|| self.store.status(run)).await?;
+        if status.is_some() {
+            self.name_again(staged).await?;
+        }
         match status.map(|status| status.state) {
             Some(RunState::Open | RunState::Closed) => {}
             // It has all its tasks, and ended with them.

@@ -3,7 +3,8 @@
 //! - `keys`, `library`: names of keys and functions; `functions/*.lua`: the functions themselves,
 //!   `prelude.lua` with the layout of what is stored.
 //! - `encode`, `decode`: packed arguments and replies.
-//! - `lanes`: connections, deadlines, repeating.
+//! - `servers`: which server is asked, deadlines, repeating; `lanes`: connections to one of them;
+//!   `cluster`, `slots`: which server has what, when there are several; `trouble`: their errors.
 //! - `connect`, `survey`: what a server must be like, and what one is like.
 //! - `runs`, `tasks`, `events`, `workers`: the operations.
 //! - `audit`: every change, for tests.
@@ -17,6 +18,7 @@ use crate::id::RunId;
 
 #[cfg(feature = "failpoints")]
 mod audit;
+mod cluster;
 mod connect;
 mod decode;
 mod dump;
@@ -29,8 +31,11 @@ mod keyspace;
 mod lanes;
 mod library;
 mod runs;
+mod servers;
+mod slots;
 mod survey;
 mod tasks;
+mod trouble;
 mod workers;
 
 use keys::Keys;
@@ -38,10 +43,10 @@ pub use keyspace::{Keyspace, RunKeys};
 use library::Function;
 pub use survey::{Functions, Survey, functions_version};
 
-/// The store in a Redis server. Clones share their connections.
+/// The store in a Redis server, or in a cluster of them. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    lanes: lanes::Shared,
+    servers: servers::Shared,
     keys: Keys,
 }
 
@@ -54,7 +59,7 @@ impl Redis {
         arguments: &[A],
     ) -> Result<Bytes, Error> {
         let command = fcall(&self.keys.header(run), function, arguments);
-        bytes(self.lanes.ask(&run, &command).await?)
+        bytes(self.servers.ask(&run, &command).await?)
     }
 }
 

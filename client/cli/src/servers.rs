@@ -13,7 +13,8 @@ pub(crate) struct Servers {
     /// RabbitMQ, as amqp://user:password@host:port/vhost (or amqps://).
     #[arg(long, value_name = "URL", env = "BOLTHOLE_AMQP_URL", hide_env_values = true)]
     pub(crate) amqp_url: Option<Hidden>,
-    /// Redis, as redis://user:password@host:port/db (or rediss://).
+    /// Redis, as redis://user:password@host:port/db (or rediss://), or a Redis Cluster, as
+    /// redis+cluster://user:password@host:port,host:port (or rediss+cluster://).
     #[arg(long, value_name = "URL", env = "BOLTHOLE_REDIS_URL", hide_env_values = true)]
     pub(crate) redis_url: Option<Hidden>,
     /// What every queue and key of the cluster begins with; nothing by default.

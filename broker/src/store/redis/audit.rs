@@ -20,11 +20,16 @@ use crate::wire::{Reader, WireError};
 const PAGE: usize = 1_000;
 
 impl Redis {
-    /// Creates the stream: from now on the functions write to it.
+    /// Creates the stream: from now on the functions write to it. There is none in a cluster, where a
+    /// function cannot write beside its run.
     pub(in crate::store) async fn start_audit(&self) -> Result<(), Error> {
+        if self.servers.is_cluster() {
+            let reason = "it is a cluster, which has no order of all changes".to_owned();
+            return Err(Error::Unsuitable { address: self.address().to_owned(), reason });
+        }
         let mut add = redis::cmd("XADD");
         add.arg(self.keys.audit()).arg("*").arg("op").arg("start");
-        self.lanes.ask(&0, &add).await.map(drop)
+        self.servers.ask(&0, &add).await.map(drop)
     }
 
     /// All that was written down so far.
@@ -34,7 +39,7 @@ impl Redis {
         loop {
             let mut read = redis::cmd("XRANGE");
             read.arg(self.keys.audit()).arg(&after).arg("+").arg("COUNT").arg(PAGE);
-            let page = list(self.lanes.ask(&0, &read).await?)?;
+            let page = list(self.servers.ask(&0, &read).await?)?;
             let Some(last) = page.last().cloned() else { return Ok(entries) };
             let mut id = list(last)?.into_iter();
             let id = bytes(id.next().unwrap_or(Value::Nil))?;

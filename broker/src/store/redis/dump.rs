@@ -18,7 +18,7 @@ impl Redis {
         let mut range = redis::cmd("ZRANGE");
         range.arg(self.keys.of(run, "s")).arg(0).arg(-1);
         let mut segments = BTreeMap::new();
-        for number in list(self.lanes.ask(&run, &range).await?)? {
+        for number in list(self.servers.ask(&run, &range).await?)? {
             let number = text(number)?.parse().map_err(|_| damaged())?;
             segments.insert(number, self.segment(run, number).await?);
         }
@@ -39,7 +39,7 @@ impl Redis {
     async fn segment(&self, run: RunId, number: u32) -> Result<SegmentDump, Error> {
         let mut get = redis::cmd("GET");
         get.arg(self.keys.arena(run, number));
-        let arena = bytes(self.lanes.ask(&run, &get).await?)?;
+        let arena = bytes(self.servers.ask(&run, &get).await?)?;
         let mut reader = Reader::new(&arena);
         let active = reader.take(4, "magic")? == b"BHA1";
         let n = decode::u32(&mut reader)? as usize;
@@ -79,7 +79,7 @@ impl Redis {
     async fn hash(&self, run: RunId, rest: &str) -> Result<Vec<(Bytes, Bytes)>, Error> {
         let mut all = redis::cmd("HGETALL");
         all.arg(self.keys.of(run, rest));
-        let mut values = list(self.lanes.ask(&run, &all).await?)?.into_iter();
+        let mut values = list(self.servers.ask(&run, &all).await?)?.into_iter();
         let mut pairs = Vec::new();
         while let (Some(field), Some(value)) = (values.next(), values.next()) {
             pairs.push((bytes(field)?, bytes(value)?));

@@ -58,7 +58,7 @@ impl Redis {
         read.cmd("GETRANGE").arg(self.keys.header(run)).arg(4).arg(4);
         let stream = self.keys.of(run, "e");
         read.cmd("XRANGE").arg(stream).arg(format!("(0-{seen}")).arg("+").arg("COUNT").arg(PAGE);
-        let mut answers = self.lanes.ask_all(&run, &read).await?.into_iter();
+        let mut answers = self.servers.ask_all(&run, &read).await?.into_iter();
         let state = bytes(answers.next().unwrap_or(Value::Nil))?;
         let state = state.first().copied().and_then(RunState::from_number);
         let entries = list(answers.next().unwrap_or(Value::Nil))?;
@@ -82,9 +82,10 @@ impl Redis {
         let millis = left.as_millis().max(1);
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(millis.to_string());
-        read.arg("STREAMS").arg(self.keys.of(run, "e")).arg(format!("0-{seen}"));
+        let stream = self.keys.of(run, "e");
+        read.arg("STREAMS").arg(&stream).arg(format!("0-{seen}"));
         let started = Instant::now();
-        if self.lanes.block(&read, left).await?.is_none() {
+        if self.servers.block(&stream, &read, left).await?.is_none() {
             // The connection broke; the next page says how the store is.
             tokio::time::sleep_until(started + left.min(Duration::from_millis(100))).await;
         }

@@ -1,16 +1,19 @@
-//! Every key of a namespace, by what it is for: read for whoever wants to know what is stored, and
+//! Every key of a namespace, on all servers, by what it is for: read for whoever wants to know what is stored, and
 //! whether all of it belongs to something. Takes time in proportion to the keys; the server serves
 //! others meanwhile.
 
 use std::collections::BTreeMap;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::keys::{Part, Purpose};
+use super::lanes::Lanes;
 use super::library::Function;
 use super::runs::split_name;
 use super::{Redis, bytes, fcall, list, optional_bytes};
 use crate::id::RunId;
+use crate::limits;
 use crate::store::Error;
 
 /// Keys that one request asks for, about: a reply of some milliseconds.
@@ -87,17 +90,20 @@ impl Redis {
             all.runs.entry(run).or_default().listed = true;
         }
         let prefix = self.keys.all();
-        let mut cursor = "0".to_owned();
-        loop {
-            let (next, keys) = self.scan(&cursor, &prefix).await?;
-            for (key, bytes) in self.sizes(keys).await? {
-                self.sort(&mut all, key, bytes).await?;
+        for server in self.servers.masters(deadline()).await? {
+            let mut cursor = "0".to_owned();
+            loop {
+                let (next, keys) = self.scan(&server, &cursor, &prefix).await?;
+                for (key, bytes) in self.sizes(keys).await? {
+                    self.sort(&mut all, key, bytes).await?;
+                }
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
             }
-            if next == "0" {
-                return Ok(all);
-            }
-            cursor = next;
         }
+        Ok(all)
     }
 
     /// Puts a run on the list that was missing from it.
@@ -108,32 +114,41 @@ impl Redis {
     /// Deletes every key of a run, whatever state it is in, and takes it off the list.
     pub async fn sweep_run(&self, run: RunId) -> Result<(), Error> {
         let prefix = self.keys.run(run);
-        let mut cursor = "0".to_owned();
-        loop {
-            let (next, keys) = self.scan(&cursor, &prefix).await?;
-            if !keys.is_empty() {
-                let mut unlink = redis::cmd("UNLINK");
-                unlink.arg(&keys);
-                self.lanes.ask(&run, &unlink).await?;
+        for server in self.servers.masters(deadline()).await? {
+            let mut cursor = "0".to_owned();
+            loop {
+                let (next, keys) = self.scan(&server, &cursor, &prefix).await?;
+                if !keys.is_empty() {
+                    let mut unlink = redis::cmd("UNLINK");
+                    unlink.arg(&keys);
+                    self.servers.ask(&run, &unlink).await?;
+                }
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
             }
-            if next == "0" {
-                return self.unlist(run).await;
-            }
-            cursor = next;
         }
+        self.unlist(run).await
     }
 
     /// Deletes a name if it still names this run.
     pub async fn unname(&self, name: &str, run: RunId) -> Result<(), Error> {
         let unbind = fcall(&self.keys.name(name), Function::UNBIND, &[run.to_bytes()]);
-        self.lanes.ask(&run, &unbind).await.map(drop)
+        self.servers.ask(&run, &unbind).await.map(drop)
     }
 
-    /// The next keys that begin with `prefix`, and where to go on: at `0` they were the last.
-    async fn scan(&self, cursor: &str, prefix: &str) -> Result<(String, Vec<String>), Error> {
+    /// The next keys of a server that begin with `prefix`, and where to go on: at `0` they were the
+    /// last.
+    async fn scan(
+        &self,
+        server: &Lanes,
+        cursor: &str,
+        prefix: &str,
+    ) -> Result<(String, Vec<String>), Error> {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern(prefix)).arg("COUNT").arg(KEYS_PER_REQUEST);
-        let mut answer = list(self.lanes.ask(&0, &scan).await?)?.into_iter();
+        let mut answer = list(self.servers.ask_at(server, &scan, deadline()).await?)?.into_iter();
         let (Some(next), Some(keys)) = (answer.next(), answer.next()) else {
             return Err(Error::Corrupt("SCAN".to_owned()));
         };
@@ -150,7 +165,7 @@ impl Redis {
         for key in &keys {
             usage.cmd("MEMORY").arg("USAGE").arg(key);
         }
-        let sizes = self.lanes.ask_all(&0, &usage).await?;
+        let sizes = self.servers.ask_all(&0, &usage).await?;
         let size = |value| match value {
             Value::Int(size) => u64::try_from(size).ok(),
             // It was deleted meanwhile.
@@ -166,7 +181,7 @@ impl Redis {
             Some(Purpose::Name(name)) => {
                 let mut get = redis::cmd("GET");
                 get.arg(&key);
-                if let Some(value) = optional_bytes(self.lanes.ask(&0, &get).await?)? {
+                if let Some(value) = optional_bytes(self.servers.ask(&0, &get).await?)? {
                     all.names.insert(name.to_owned(), split_name(&value)?.0);
                 }
             }
@@ -175,6 +190,11 @@ impl Redis {
         }
         Ok(())
     }
+}
+
+/// When a server must have answered a request that begins now.
+fn deadline() -> Instant {
+    Instant::now() + limits::STORE_DEADLINE
 }
 
 /// A pattern that matches what begins with `prefix`, whatever characters are in it.

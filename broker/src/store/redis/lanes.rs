@@ -1,31 +1,26 @@
-//! Connections to the server: a few long-lived *lanes* which all callers share, and one connection
+//! Connections to one server: a few long-lived *lanes* which all callers share, and one connection
 //! of its own for each reader that blocks.
 //!
 //! A run keeps to one lane, so that its requests stay in order. A lane that breaks is made anew by
-//! the next request on it. Every request may be repeated, so one whose answer is lost is sent again
-//! until its deadline.
+//! the next request on it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::{Connection, Manager, Pool, Runtime};
-use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, RedisError, Value};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::super::Error;
 use super::library::{self, Found};
+use super::trouble::Trouble;
 use crate::limits;
 
 /// Lanes of one process: two connections keep the server's event loop busy, more of them only cost.
 const LANES: usize = 4;
 /// Readers that block at the same time; further ones wait for a place.
 const BLOCKING_MAX: usize = 256;
-/// The first pause before a request is repeated, doubled up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// All connections to one server.
 pub(super) struct Lanes {
@@ -44,7 +39,7 @@ struct Lane {
 
 /// What is sent on a lane.
 #[derive(Clone, Copy)]
-enum Request<'a> {
+pub(super) enum Request<'a> {
     One(&'a Cmd),
     Many(&'a Pipeline),
 }
@@ -56,20 +51,6 @@ impl Request<'_> {
             Self::Many(commands) => commands.query_async::<Vec<Value>>(&mut lane).await,
         }
     }
-}
-
-/// What went wrong with one attempt.
-enum Trouble {
-    /// Nothing was sent.
-    Unsent(String),
-    /// It was sent and not answered.
-    Lost(String),
-    /// The server cannot take it now.
-    NotNow(String),
-    /// The library is gone.
-    NoFunction,
-    /// Repeating does not help.
-    Final(Error),
 }
 
 impl std::fmt::Debug for Lanes {
@@ -110,88 +91,24 @@ impl Lanes {
         &self.address
     }
 
-    /// Sends a command on the lane of `key` until it is answered.
-    pub(super) async fn ask(&self, key: &impl Hash, command: &Cmd) -> Result<Value, Error> {
-        self.ask_by(key, command, Instant::now() + limits::STORE_DEADLINE).await
-    }
-
-    /// The same with a deadline.
-    pub(super) async fn ask_by(
+    /// Sends a request once on one of the lanes. Functions that are missing are loaded; the request
+    /// is to be sent again then.
+    pub(super) async fn attempt(
         &self,
-        key: &impl Hash,
-        command: &Cmd,
-        deadline: Instant,
-    ) -> Result<Value, Error> {
-        let answers = self.repeat(lane_of(key), deadline, Request::One(command)).await?;
-        Ok(answers.into_iter().next().unwrap_or(Value::Nil))
-    }
-
-    /// Sends several commands at once until all of them are answered.
-    pub(super) async fn ask_all(
-        &self,
-        key: &impl Hash,
-        commands: &Pipeline,
-    ) -> Result<Vec<Value>, Error> {
-        let deadline = Instant::now() + limits::STORE_DEADLINE;
-        self.repeat(lane_of(key), deadline, Request::Many(commands)).await
-    }
-
-    /// Boxed: every operation of the store ends here, and its callers' futures stay small.
-    fn repeat<'a>(
-        &'a self,
         lane: usize,
-        deadline: Instant,
-        request: Request<'a>,
-    ) -> BoxFuture<'a, Result<Vec<Value>, Error>> {
-        Box::pin(self.send(&self.shared[lane], deadline, request))
-    }
-
-    async fn send(
-        &self,
-        lane: &Mutex<Lane>,
-        deadline: Instant,
         request: Request<'_>,
-    ) -> Result<Vec<Value>, Error> {
-        let mut pause = PAUSE.0;
-        let mut lost = false;
-        loop {
-            let trouble = match tokio::time::timeout_at(deadline, self.attempt(lane, request)).await
-            {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::Lost("it took too long".to_owned()),
-            };
-            let reason = match trouble {
-                Trouble::Final(error) => return Err(error),
-                Trouble::NoFunction => {
-                    self.load(lane).await?;
-                    "the functions had to be loaded again".to_owned()
-                }
-                Trouble::Lost(reason) => {
-                    lost = true;
-                    reason
-                }
-                Trouble::Unsent(reason) | Trouble::NotNow(reason) => reason,
-            };
-            if Instant::now() + pause >= deadline {
-                let address = self.address.clone();
-                return Err(if lost {
-                    Error::Unanswered { address, reason }
-                } else {
-                    Error::Unreachable { address, reason }
-                });
+    ) -> Result<Vec<Value>, Trouble> {
+        let lane = &self.shared[lane % LANES];
+        match self.once(lane, request).await {
+            Err(Trouble::NoFunction) => {
+                self.load(lane).await.map_err(Trouble::Final)?;
+                Err(Trouble::NotNow("the functions had to be loaded again".to_owned()))
             }
-            tracing::debug!(address = %self.address, %reason, "the store is asked again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
+            other => other,
         }
     }
 
-    async fn attempt(
-        &self,
-        lane: &Mutex<Lane>,
-        request: Request<'_>,
-    ) -> Result<Vec<Value>, Trouble> {
+    async fn once(&self, lane: &Mutex<Lane>, request: Request<'_>) -> Result<Vec<Value>, Trouble> {
         let (connection, number) = self.enter(lane).await?;
         match request.send(connection).await {
             Ok(value) => Ok(value),
@@ -229,40 +146,14 @@ impl Lanes {
         Ok((own, lane.number))
     }
 
-    /// What an error of the client library means to a caller of the store.
     fn judge(&self, error: &RedisError) -> Trouble {
-        let reason = error.to_string();
-        let address = self.address.clone();
-        let refused = error.kind() == redis::ErrorKind::AuthenticationFailed;
-        match error.code() {
-            _ if refused => Trouble::Final(Error::Denied { address, reason }),
-            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => {
-                Trouble::Final(Error::Denied { address, reason })
-            }
-            Some("OOM" | "MISCONF") => Trouble::Final(Error::Full { address, reason }),
-            Some("LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY") => {
-                Trouble::NotNow(reason)
-            }
-            _ if reason.contains("Function not found") => Trouble::NoFunction,
-            // Not every right is named by its code: inside a function the error is wrapped.
-            _ if reason.contains("NOPERM") || reason.contains("ACL failure") => {
-                Trouble::Final(Error::Denied { address, reason })
-            }
-            Some(_) => Trouble::Final(Error::Corrupt(reason)),
-            None if error.kind() == redis::ErrorKind::UnexpectedReturnType => {
-                Trouble::Final(Error::Corrupt(reason))
-            }
-            None if error.kind() == redis::ErrorKind::InvalidClientConfig => {
-                Trouble::Final(Error::Unsuitable { address, reason })
-            }
-            None => Trouble::Lost(reason),
-        }
+        Trouble::judge(&self.address, error)
     }
 
     /// Loads the library on a lane, for a request that missed one of its functions and comes back
     /// here until its deadline.
     async fn load(&self, lane: &Mutex<Lane>) -> Result<(), Error> {
-        let list = self.attempt(lane, Request::One(&library::list())).await;
+        let list = self.once(lane, Request::One(&library::list())).await;
         let list = match list.map(|answers| answers.into_iter().next()) {
             Ok(list) => list.unwrap_or(Value::Nil),
             Err(Trouble::Final(error)) => return Err(error),
@@ -271,28 +162,14 @@ impl Lanes {
         if !self.is_replaceable(&list)? {
             return Ok(());
         }
-        match self.attempt(lane, Request::One(&library::load())).await {
+        match self.once(lane, Request::One(&library::load())).await {
             Err(Trouble::Final(error)) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    /// What the server has under the library's name, with its text.
-    pub(super) async fn library(&self, deadline: Instant) -> Result<Value, Error> {
-        self.ask_by(&0, &library::list(), deadline).await
-    }
-
-    /// Loads the library unless the server has this very text, or that of a later build: two builds
-    /// that replaced each other's would do so for as long as both run.
-    pub(super) async fn ensure_library(&self, deadline: Instant) -> Result<(), Error> {
-        if self.is_replaceable(&self.library(deadline).await?)? {
-            self.ask_by(&0, &library::load(), deadline).await?;
-        }
-        Ok(())
-    }
-
     /// Whether this build's functions are to be loaded in place of those in the server's list.
-    fn is_replaceable(&self, list: &Value) -> Result<bool, Error> {
+    pub(super) fn is_replaceable(&self, list: &Value) -> Result<bool, Error> {
         match Found::judge(list) {
             Found::Usable => Ok(false),
             Found::Replaceable => Ok(true),
@@ -359,11 +236,9 @@ async fn leave(lane: &Mutex<Lane>, number: u64) {
     }
 }
 
-fn lane_of(key: &impl Hash) -> usize {
+/// The lane to which a key keeps.
+pub(super) fn lane_of(key: &impl Hash) -> usize {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     usize::try_from(hasher.finish() % LANES as u64).unwrap_or(0)
 }
-
-/// Shared by all clones of a store.
-pub(super) type Shared = Arc<Lanes>;

@@ -50,17 +50,17 @@ impl Redis {
 
     /// A run is listed before anything of it is there, so that nothing is left unseen.
     pub(super) async fn list_run(&self, run: RunId) -> Result<(), Error> {
-        self.lanes.ask(&run, &self.listing(run)).await.map(drop)
+        self.servers.ask(&run, &self.listing(run)).await.map(drop)
     }
 
     pub(super) fn listing(&self, run: RunId) -> Cmd {
-        fcall(&self.keys.runs(), Function::LIST, &[run.to_string()])
+        fcall(&self.keys.runs(run), Function::LIST, &[run.to_string()])
     }
 
     pub(super) async fn unlist(&self, run: RunId) -> Result<(), Error> {
         let mut list = redis::cmd("ZREM");
-        list.arg(self.keys.runs()).arg(run.to_string());
-        self.lanes.ask(&run, &list).await.map(drop)
+        list.arg(self.keys.runs(run)).arg(run.to_string());
+        self.servers.ask(&run, &list).await.map(drop)
     }
 
     pub(super) fn opening(&self, run: RunId, open: &Open) -> Cmd {
@@ -69,7 +69,7 @@ impl Redis {
 
     async fn create(&self, run: RunId, open: &Open) -> Result<Opened, Error> {
         loop {
-            let answer = bytes(self.lanes.ask(&run, &self.opening(run, open)).await?)?;
+            let answer = bytes(self.servers.ask(&run, &self.opening(run, open)).await?)?;
             match opened(run, &answer)? {
                 Some(opened) => return Ok(opened),
                 None => self.purge_keys(run).await?,
@@ -91,7 +91,7 @@ impl Redis {
         for _ in 0..NAME_ATTEMPTS {
             let mut set = redis::cmd("SET");
             set.arg(&key).arg(&value[..]).arg("NX").arg("GET");
-            let Some(old) = optional_bytes(self.lanes.ask(&run, &set).await?)? else {
+            let Some(old) = optional_bytes(self.servers.ask(&run, &set).await?)? else {
                 return Ok(None);
             };
             let (owner, digest) = split_name(&old)?;
@@ -111,7 +111,7 @@ impl Redis {
                 return Ok(Some(Opened::Attached(owner)));
             }
             let rebind = fcall(&key, Function::REBIND, &[&old[..], &value[..]]);
-            let reply = bytes(self.lanes.ask(&run, &rebind).await?)?;
+            let reply = bytes(self.servers.ask(&run, &rebind).await?)?;
             if Reply::new(&reply)?.code == DONE {
                 return Ok(None);
             }
@@ -121,14 +121,14 @@ impl Redis {
 
     async fn is_listed(&self, run: RunId) -> Result<bool, Error> {
         let mut score = redis::cmd("ZSCORE");
-        score.arg(self.keys.runs()).arg(run.to_string());
-        Ok(self.lanes.ask(&run, &score).await? != Value::Nil)
+        score.arg(self.keys.runs(run)).arg(run.to_string());
+        Ok(self.servers.ask(&run, &score).await? != Value::Nil)
     }
 
     pub(in crate::store) async fn find(&self, name: &str) -> Result<Option<RunId>, Error> {
         let mut get = redis::cmd("GET");
         get.arg(self.keys.name(name));
-        let Some(value) = optional_bytes(self.lanes.ask(&0, &get).await?)? else {
+        let Some(value) = optional_bytes(self.servers.ask(&0, &get).await?)? else {
             return Ok(None);
         };
         let (run, _) = split_name(&value)?;
@@ -138,9 +138,14 @@ impl Redis {
     /// Every listed run, also those of which nothing or only a part is there, and when it was
     /// listed, by the store's clock. Oldest first, by their ids.
     pub(super) async fn listed(&self) -> Result<Vec<(RunId, String)>, Error> {
-        let mut range = redis::cmd("ZRANGE");
-        range.arg(self.keys.runs()).arg(0).arg(-1).arg("WITHSCORES");
-        let pairs = list(self.lanes.ask(&0, &range).await?)?;
+        let mut ranges = redis::pipe();
+        for key in self.keys.lists() {
+            ranges.cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES");
+        }
+        let mut pairs = Vec::new();
+        for some in self.servers.ask_all(&0, &ranges).await? {
+            pairs.append(&mut list(some)?);
+        }
         let damaged = || Error::Corrupt("the list of runs".to_owned());
         let text = |value| String::from_utf8(bytes(value)?.to_vec()).map_err(|_| damaged());
         let mut listed = Vec::with_capacity(pairs.len() / 2);
@@ -160,7 +165,7 @@ impl Redis {
             for (run, _) in some {
                 states.cmd("GETRANGE").arg(self.keys.header(*run)).arg(4).arg(4);
             }
-            let states = self.lanes.ask_all(&0, &states).await?;
+            let states = self.servers.ask_all(&0, &states).await?;
             for ((run, _), state) in some.iter().zip(states) {
                 let number = bytes(state)?.first().copied().and_then(RunState::from_number);
                 if number.is_some_and(|state| state != RunState::Purging) {
@@ -181,7 +186,7 @@ impl Redis {
                 let arguments = [at, &patience];
                 calls.add_command(fcall(&self.keys.header(*run), Function::OVERDUE, &arguments));
             }
-            let answers = self.lanes.ask_all(&0, &calls).await?;
+            let answers = self.servers.ask_all(&0, &calls).await?;
             for ((run, _), answer) in some.iter().zip(answers) {
                 if Reply::new(&bytes(answer)?)?.code != DONE {
                     found.push(*run);
@@ -250,7 +255,7 @@ impl Redis {
         if let Some(name) = name {
             let owner = run.to_bytes();
             let unbind = fcall(&self.keys.name(&name), Function::UNBIND, &[owner]);
-            self.lanes.ask(&run, &unbind).await?;
+            self.servers.ask(&run, &unbind).await?;
         }
         self.unlist(run).await
     }
@@ -270,7 +275,7 @@ impl Redis {
     ) -> Result<Vec<(OutboxId, Vec<Ready>)>, Error> {
         let mut all = redis::cmd("HGETALL");
         all.arg(self.keys.of(run, "o"));
-        let mut values = list(self.lanes.ask(&run, &all).await?)?.into_iter();
+        let mut values = list(self.servers.ask(&run, &all).await?)?.into_iter();
         let mut entries = Vec::new();
         while let (Some(field), Some(value)) = (values.next(), values.next()) {
             entries.push((decode::outbox_id(&bytes(field)?)?, decode::ready(&bytes(value)?)?));
@@ -288,7 +293,7 @@ impl Redis {
         let field = encode::outbox_field(id);
         let mut get = redis::cmd("HGET");
         get.arg(self.keys.of(run, "o")).arg(&field);
-        let Some(value) = optional_bytes(self.lanes.ask(&run, &get).await?)? else {
+        let Some(value) = optional_bytes(self.servers.ask(&run, &get).await?)? else {
             return Ok(false);
         };
         if decode::ready(&value)? != read {

@@ -41,7 +41,7 @@ fn activated(answer: &Bytes) -> Result<Activated, Error> {
 
 impl Redis {
     pub(in crate::store) async fn stage(&self, run: RunId, stage: &Stage) -> Result<(), Error> {
-        staged(&bytes(self.lanes.ask(&run, &self.staging(run, stage)).await?)?)
+        staged(&bytes(self.servers.ask(&run, &self.staging(run, stage)).await?)?)
     }
 
     fn staging(&self, run: RunId, stage: &Stage) -> Cmd {
@@ -63,15 +63,17 @@ impl Redis {
     ) -> Result<Activated, Error> {
         let mut all = redis::pipe();
         if let Some(open) = open {
-            all.add_command(self.listing(run)).ignore();
+            all.add_command(self.listing(run));
             all.add_command(self.opening(run, open));
         }
         all.add_command(self.staging(run, stage));
         let header = self.keys.header(run);
         all.add_command(fcall(&header, Function::ACTIVATE, &encode::activate(activate)));
-        let mut answers = self.lanes.ask_all(&run, &all).await?.into_iter();
+        let mut answers = self.servers.ask_all(&run, &all).await?.into_iter();
         let mut answer = || bytes(answers.next().unwrap_or(Value::Nil));
         if open.is_some() {
+            // Of the list.
+            answer()?;
             match opened(run, &answer()?)? {
                 Some(Opened::Created | Opened::Attached(_)) => {}
                 Some(Opened::Conflict(_)) => return Err(Refused::Conflict.into()),
@@ -116,7 +118,8 @@ impl Redis {
         life: &Epoch,
         commit: &Commit,
     ) -> Result<Option<Committed>, Error> {
-        let reply = self.call(run, Function::COMMIT, &encode::commit(commit, Some(life))).await?;
+        let life = self.servers.life_at(&self.keys.header(run), life);
+        let reply = self.call(run, Function::COMMIT, &encode::commit(commit, Some(&life))).await?;
         let reply = Reply::new(&reply)?;
         (reply.code != OTHER_LIFE).then(|| decode::committed(reply)).transpose()
     }
@@ -297,7 +300,7 @@ impl Redis {
         for (segment, number) in which {
             get.arg(self.keys.chunk(run, *segment, *number));
         }
-        let values = list(self.lanes.ask(&run, &get).await?)?;
+        let values = list(self.servers.ask(&run, &get).await?)?;
         values.into_iter().map(optional_bytes).collect()
     }
 
@@ -306,7 +309,7 @@ impl Redis {
         let end = 63 + 5 * limits::SEGMENT_TASKS_MAX;
         let mut get = redis::cmd("GETRANGE");
         get.arg(self.keys.arena(run, segment)).arg(0).arg(end);
-        bytes(self.lanes.ask(&run, &get).await?)
+        bytes(self.servers.ask(&run, &get).await?)
     }
 
     pub(in crate::store) async fn held_by(
@@ -317,7 +320,7 @@ impl Redis {
     ) -> Result<Vec<(TaskId, Locator)>, Error> {
         let mut get = redis::cmd("GET");
         get.arg(self.keys.arena(run, segment));
-        let arena = optional_bytes(self.lanes.ask(&run, &get).await?)?;
+        let arena = optional_bytes(self.servers.ask(&run, &get).await?)?;
         decode::held_by(&arena.unwrap_or_default(), segment, worker)
     }
 
@@ -333,7 +336,7 @@ impl Redis {
     pub(in crate::store) async fn segments(&self, run: RunId) -> Result<Vec<u32>, Error> {
         let mut range = redis::cmd("ZRANGE");
         range.arg(self.keys.of(run, "s")).arg(0).arg("+inf").arg("BYSCORE");
-        let numbers = list(self.lanes.ask(&run, &range).await?)?;
+        let numbers = list(self.servers.ask(&run, &range).await?)?;
         let number = |value| {
             let text = bytes(value)?;
             let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
@@ -420,7 +423,7 @@ impl Redis {
         let name = hex(&digest);
         let mut get = redis::cmd("HGET");
         get.arg(self.keys.of(run, "bs")).arg(&name);
-        let length = optional_bytes(self.lanes.ask(&run, &get).await?)?;
+        let length = optional_bytes(self.servers.ask(&run, &get).await?)?;
         let length = length.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
         let Some(length) = length.filter(|length: &usize| *length <= limits::BLOB_BYTES_MAX) else {
             return Ok(None);
@@ -430,7 +433,7 @@ impl Redis {
             let mut piece = redis::cmd("GETRANGE");
             piece.arg(self.keys.of(run, &format!("b:{name}")));
             piece.arg(whole.len()).arg(whole.len() + BLOB_PIECE - 1);
-            let piece = bytes(self.lanes.ask(&run, &piece).await?)?;
+            let piece = bytes(self.servers.ask(&run, &piece).await?)?;
             if piece.is_empty() {
                 return Ok(None);
             }

@@ -25,7 +25,7 @@ impl Redis {
             let mut set = redis::cmd("SET");
             set.arg(self.keys.worker(index)).arg(&value[..]).arg("NX");
             set.arg("PX").arg(millis(hold));
-            if self.lanes.ask(&index, &set).await? != Value::Nil {
+            if self.servers.ask(&index, &set).await? != Value::Nil {
                 self.note(index).await?;
                 return Ok(index);
             }
@@ -41,7 +41,7 @@ impl Redis {
         let value = record.encode()?;
         let mut set = redis::cmd("SET");
         set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(millis(hold)).arg("GET");
-        let before = match self.lanes.ask(&index, &set).await {
+        let before = match self.servers.ask(&index, &set).await {
             // What is new finds no room, but who lives must not look dead: the record there is stays.
             Err(full @ Error::Full { .. }) => {
                 let stays = self.prolong(index, hold).await?;
@@ -52,6 +52,7 @@ impl Redis {
         if before == Value::Nil {
             self.note(index).await?;
         }
+        self.servers.look_at_all().await?;
         Ok(before != Value::Nil)
     }
 
@@ -59,14 +60,14 @@ impl Redis {
     async fn prolong(&self, index: WorkerIndex, hold: Duration) -> Result<bool, Error> {
         let mut expire = redis::cmd("PEXPIRE");
         expire.arg(self.keys.worker(index)).arg(millis(hold));
-        Ok(self.lanes.ask(&index, &expire).await? == Value::Int(1))
+        Ok(self.servers.ask(&index, &expire).await? == Value::Int(1))
     }
 
     async fn note(&self, index: WorkerIndex) -> Result<(), Error> {
         let mut add = redis::pipe();
         add.cmd("SADD").arg(self.keys.workers()).arg(index.get());
         add.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
-        self.lanes.ask_all(&index, &add).await.map(drop)
+        self.servers.ask_all(&index, &add).await.map(drop)
     }
 
     pub(in crate::store) async fn leave(&self, index: WorkerIndex) -> Result<(), Error> {
@@ -74,7 +75,7 @@ impl Redis {
         remove.cmd("UNLINK").arg(self.keys.worker(index));
         remove.cmd("SREM").arg(self.keys.workers()).arg(index.get());
         remove.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
-        self.lanes.ask_all(&index, &remove).await.map(drop)
+        self.servers.ask_all(&index, &remove).await.map(drop)
     }
 
     pub(in crate::store) async fn deaths(&self) -> Result<Vec<WorkerIndex>, Error> {
@@ -83,7 +84,7 @@ impl Redis {
         let since = clock::unix_ms().saturating_sub(as_millis(limits::DEATH_MEMORY));
         let mut range = redis::cmd("ZRANGE");
         range.arg(self.keys.deaths()).arg(since).arg("+inf").arg("BYSCORE");
-        indexes(self.lanes.ask(&0, &range).await?)
+        indexes(self.servers.ask(&0, &range).await?)
     }
 
     pub(in crate::store) async fn worker(
@@ -92,7 +93,7 @@ impl Redis {
     ) -> Result<Option<WorkerRecord>, Error> {
         let mut get = redis::cmd("GET");
         get.arg(self.keys.worker(index));
-        let value = optional_bytes(self.lanes.ask(&index, &get).await?)?;
+        let value = optional_bytes(self.servers.ask(&index, &get).await?)?;
         Ok(value.map(|bytes| WorkerRecord::decode(&bytes)).transpose()?)
     }
 
@@ -101,7 +102,7 @@ impl Redis {
     ) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(self.keys.workers());
-        let mut indexes = indexes(self.lanes.ask(&0, &members).await?)?;
+        let mut indexes = indexes(self.servers.ask(&0, &members).await?)?;
         indexes.sort_unstable();
         let mut read = redis::pipe();
         for index in &indexes {
@@ -110,7 +111,7 @@ impl Redis {
         if indexes.is_empty() {
             return Ok(Vec::new());
         }
-        let records = self.lanes.ask_all(&0, &read).await?;
+        let records = self.servers.ask_all(&0, &read).await?;
         let mut living = Vec::new();
         let mut dead = Vec::new();
         for (index, record) in indexes.iter().zip(records) {
@@ -143,7 +144,7 @@ impl Redis {
         wish.extend(max.to_be_bytes());
         wish.extend(as_millis(hold).to_be_bytes());
         let admit = fcall(&self.keys.permits(task), Function::ADMIT, &[wish]);
-        let reply = bytes(self.lanes.ask(&task, &admit).await?)?;
+        let reply = bytes(self.servers.ask(&task, &admit).await?)?;
         let mut reply = Reply::new(&reply)?;
         if reply.code == DONE { Ok(decode::u32(&mut reply.rest)?) } else { Err(reply.refused()) }
     }
@@ -151,7 +152,7 @@ impl Redis {
     pub(in crate::store) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {
         let mut remove = redis::cmd("UNLINK");
         remove.arg(self.keys.worker(index));
-        self.lanes.ask(&index, &remove).await?;
+        self.servers.ask(&index, &remove).await?;
         self.note_deaths(&[index]).await
     }
 
@@ -169,7 +170,7 @@ impl Redis {
         let old = now.saturating_sub(kept);
         note.cmd("ZREMRANGEBYSCORE").arg(self.keys.deaths()).arg("-inf").arg(old);
         note.cmd("PEXPIRE").arg(self.keys.deaths()).arg(kept);
-        self.lanes.ask_all(&0, &note).await.map(drop)
+        self.servers.ask_all(&0, &note).await.map(drop)
     }
 }
 

@@ -29,7 +29,11 @@ pub(super) async fn examine(servers: &Servers) -> (Report, Option<Store>) {
             return (report, None);
         }
     };
-    let says = format!("Redis {} at {}", survey.version, redis.address());
+    let servers = match survey.servers {
+        1 => String::new(),
+        servers => format!(", a cluster with slots on {servers} servers"),
+    };
+    let says = format!("Redis {} at {}{servers}", survey.version, redis.address());
     if version(&survey.version).is_none_or(|found| found < (7, 0)) {
         report.bad("redis", &says, "use Redis 7.0 or newer: functions are needed");
         return (report, None);
@@ -123,9 +127,12 @@ fn clock(report: &mut Report, survey: &Survey) {
 fn advice(error: &Error) -> &'static str {
     match error {
         Error::Denied { .. } => {
-            "correct user and password; the user must be allowed INFO, TIME and the keys bh:*"
+            "correct user and password; the user must be allowed INFO, TIME and the keys bh:*, in a \
+             Redis Cluster also CLUSTER SLOTS and PING, on every server"
         }
-        Error::Unsuitable { .. } => "correct the URL: redis://user:password@host:port/0",
+        Error::Unsuitable { .. } => {
+            "correct the URL: redis://user:password@host:port/0, or redis+cluster://…@host:port,host:port"
+        }
         _ => "start it, or correct host and port; for a server of your own: deploy/local.sh up",
     }
 }
