@@ -2,6 +2,7 @@
 //!
 //! - [`RedisServer`], [`RabbitServer`]: one server each, on loopback, with a random password, its
 //!   data in a temporary folder; it can be stopped, killed, restarted on the same data, wiped.
+//! - [`RedisCluster`]: three Redis servers that are one store.
 //! - [`shared`]: one pair for all tests of a process, told apart by [`namespace`].
 //! - `aof`: where the commands of Redis's append-only file begin and end.
 //! - `group`: the process group that holds a server's processes and dies with this process, even
@@ -16,6 +17,7 @@ pub(crate) mod group;
 pub(crate) mod port;
 mod rabbit;
 mod redis;
+mod redis_cluster;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use anyhow::{Context as _, bail};
 pub use contents::{Contents, Reply};
 pub use rabbit::RabbitServer;
 pub use redis::{RedisOptions, RedisServer};
+pub use redis_cluster::{MASTERS, RedisCluster};
 
 /// How long a server may take to start or to stop. RabbitMQ needs about 5 s on two idle cores;
 /// the rest is room for machines that are busy with other tests.
@@ -80,6 +83,30 @@ pub fn shared_redis() -> &'static RedisServer {
     REDIS.get_or_init(|| match RedisServer::start(&options) {
         Ok(server) => server,
         Err(error) => panic!("no Redis for the tests: {error:#}"),
+    })
+}
+
+/// A RabbitMQ that all tests of this process share, for those that have another store.
+///
+/// # Panics
+/// When the server does not come up.
+pub fn shared_rabbit() -> &'static RabbitServer {
+    static RABBIT: OnceLock<RabbitServer> = OnceLock::new();
+    RABBIT.get_or_init(|| match RabbitServer::start() {
+        Ok(server) => server,
+        Err(error) => panic!("no RabbitMQ for the tests: {error:#}"),
+    })
+}
+
+/// A Redis Cluster that all tests of this process share.
+///
+/// # Panics
+/// When it does not come up.
+pub fn shared_redis_cluster() -> &'static RedisCluster {
+    static CLUSTER: OnceLock<RedisCluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| match RedisCluster::start() {
+        Ok(cluster) => cluster,
+        Err(error) => panic!("no Redis Cluster for the tests: {error:#}"),
     })
 }
 

@@ -42,9 +42,14 @@ impl RedisServer {
     /// # Errors
     /// When `redis-server` is not installed or does not come up; the message ends with its log.
     pub fn start(options: &RedisOptions) -> anyhow::Result<Self> {
+        Self::start_as(options, random_hex(16))
+    }
+
+    /// The same with a password that others have too.
+    pub(super) fn start_as(options: &RedisOptions, password: String) -> anyhow::Result<Self> {
         let group = Group::new()?;
         let port = Port::reserve()?;
-        let password = Password(random_hex(16));
+        let password = Password(password);
         fs::create_dir(group.folder().join("data"))?;
         let config = configuration(&group, &port, &password, options)?;
         fs::write(group.folder().join("redis.conf"), config)?;
@@ -127,6 +132,17 @@ impl RedisServer {
         let data = self.group.folder().join("data");
         fs::remove_dir_all(&data)?;
         fs::create_dir(&data)?;
+        self.launch()
+    }
+
+    /// Kills the server and starts it without any key or function, but as the member of its cluster
+    /// that it was.
+    ///
+    /// # Errors
+    /// When it keeps no append-only file, or does not come up in time.
+    pub fn empty(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        fs::remove_dir_all(self.group.folder().join("data/appendonlydir"))?;
         self.launch()
     }
 
