@@ -7,6 +7,7 @@ use bolthole_broker::args::EncodeError;
 use bolthole_broker::durable::Folder;
 use bolthole_broker::handoff::{Budget, ClusterSecret, Fetcher};
 use bolthole_broker::id::RunId;
+use bolthole_broker::limits::PARCEL_TASKS_MAX;
 use bolthole_broker::queue::Queue;
 use bolthole_broker::store::{self, Store};
 use serde::Serialize;
@@ -41,6 +42,7 @@ pub struct ClientBuilder {
     namespace: String,
     secret: Option<ClusterSecret>,
     durable: Option<String>,
+    tasks_per_parcel: usize,
 }
 
 impl ClientBuilder {
@@ -69,6 +71,14 @@ impl ClientBuilder {
         self
     }
 
+    /// The most ready tasks that this client puts into one message; 256 by default, and no more. 1
+    /// shows what messages of many tasks are worth.
+    #[must_use]
+    pub fn tasks_per_parcel(mut self, tasks: usize) -> Self {
+        self.tasks_per_parcel = tasks;
+        self
+    }
+
     /// The settings of the environment: `BOLTHOLE_AMQP_URL` and `BOLTHOLE_REDIS_URL`, and, where
     /// they are set, `BOLTHOLE_NAMESPACE`, `BOLTHOLE_SECRET` and `BOLTHOLE_DURABLE`.
     pub fn from_env() -> Result<Self> {
@@ -91,7 +101,9 @@ impl ClientBuilder {
         let folder = self.folder().await?;
         let (queue, store) = self.servers("client").await?;
         let fetcher = Fetcher::new(self.secret.as_ref(), Budget::new(RECEIVE_BYTES_MAX));
-        Client::on(store, queue, fetcher, folder, None).await
+        let mut core = Core::new(store, queue, fetcher, folder, None).await?;
+        core.tasks_per_parcel = self.tasks_per_parcel;
+        Ok(Client { core: Arc::new(core) })
     }
 
     /// The result folder, if there is to be one.
@@ -166,6 +178,7 @@ impl Client {
             namespace: String::new(),
             secret: None,
             durable: None,
+            tasks_per_parcel: PARCEL_TASKS_MAX,
         }
     }
 
@@ -183,7 +196,7 @@ impl Client {
         folder: Option<Folder>,
         local: Option<Local>,
     ) -> Result<Self> {
-        Ok(Self { core: Core::new(store, queue, fetcher, folder, local).await? })
+        Ok(Self { core: Arc::new(Core::new(store, queue, fetcher, folder, local).await?) })
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -59,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) local: Option<Local>,
     /// Where background work runs: the runtime on which the client was made.
     pub(crate) runtime: tokio::runtime::Handle,
+    /// The most ready tasks that it puts into one message.
+    pub(crate) tasks_per_parcel: usize,
     /// Owner of what this client writes into outboxes.
     incarnation: Incarnation,
     commits: AtomicU64,
@@ -92,15 +94,16 @@ impl Core {
         fetcher: Fetcher,
         folder: Option<Folder>,
         local: Option<Local>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Self> {
         let epoch = store.epoch().await?;
-        Ok(Arc::new(Self {
+        Ok(Self {
             durable: Durable { store: store.clone(), fetcher: fetcher.clone(), folder },
             store,
             queue,
             levels: Levels::default(),
             fetcher,
             local,
+            tasks_per_parcel: limits::PARCEL_TASKS_MAX,
             runtime: tokio::runtime::Handle::current(),
             incarnation: clock::new_incarnation(),
             commits: AtomicU64::new(0),
@@ -111,7 +114,7 @@ impl Core {
             capable: Mutex::default(),
             watchman: Watchman::default(),
             open: Mutex::default(),
-        }))
+        })
     }
 
     /// Keeps a runtime for as long as anyone uses the client.

@@ -125,7 +125,7 @@ impl Core {
 
     /// Publishes ready tasks. What cannot be published is found in the store by the workers.
     async fn ring(&self, run: RunId, header: &Header, segment: &Segment, ready: &[u16]) {
-        let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
+        let size = parcel_size(ready.len(), self.tasks_per_parcel);
         let parcels = match self.epoch().await {
             Ok(epoch) => segment.parcels(run, &epoch, header, ready, size).map_err(Error::from),
             Err(error) => Err(error),
@@ -168,7 +168,7 @@ impl Core {
     }
 
     async fn ring_as_of(&self, epoch: &Epoch, run: RunId, queue: &str, ready: &[Ready]) {
-        let size = ready.len().div_ceil(PARCELS_WANTED).clamp(1, PARCEL_TASKS_MAX);
+        let size = parcel_size(ready.len(), self.tasks_per_parcel);
         match Parcel::pack(run, epoch, ready, |_| None, size) {
             Ok(parcels) => {
                 let address = |bytes| Addressed { queue: queue.to_owned(), tasks: size, bytes };
@@ -196,6 +196,11 @@ impl Core {
     }
 }
 
+/// How many of so many ready tasks one message names, `most` at most.
+fn parcel_size(ready: usize, most: usize) -> usize {
+    ready.div_ceil(PARCELS_WANTED).clamp(1, most.clamp(1, PARCEL_TASKS_MAX))
+}
+
 /// Ready tasks in the order in which they are to be run: sources as the segment says, then those
 /// that only waited for earlier segments.
 fn in_order(segment: &Segment, ready: &[u16]) -> Vec<u16> {
@@ -208,4 +213,21 @@ fn in_order(segment: &Segment, ready: &[u16]) -> Vec<u16> {
     sources.sort_unstable();
     ordered.extend(ready.iter().filter(|index| sources.binary_search(index).is_err()));
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parcels_grow_with_the_graph_up_to_their_bound() {
+        let sizes = [0, 1, 128, 129, 1_000_000].map(|ready| parcel_size(ready, PARCEL_TASKS_MAX));
+        assert_eq!(sizes, [1, 1, 1, 2, PARCEL_TASKS_MAX]);
+    }
+
+    #[test]
+    fn a_client_may_ask_for_smaller_parcels_only() {
+        let sizes = [0, 1, 7, 1_000].map(|most| parcel_size(1_000_000, most));
+        assert_eq!(sizes, [1, 1, 7, PARCEL_TASKS_MAX]);
+    }
 }

@@ -198,6 +198,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// The most tasks that one commit finishes; 256 by default, and no more. 1 shows what commits of
+    /// many tasks are worth; it makes nothing safer.
+    pub fn tasks_per_commit(mut self, tasks: usize) -> Self {
+        self.options.tasks_per_commit = tasks;
+        self
+    }
+
     /// A value that tasks borrow as `State<T>`, made once: a database pool, a model.
     pub fn state<T, F, R>(mut self, make: F) -> Self
     where

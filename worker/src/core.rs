@@ -163,6 +163,8 @@ pub(crate) struct Identity {
     pub(crate) queues: HashSet<String>,
     /// The order of tasks when it is not chosen here.
     pub(crate) order: Option<Order>,
+    /// The most tasks that one commit finishes.
+    pub(crate) tasks_per_commit: usize,
 }
 
 /// Looks up descriptors that are at hand.
@@ -194,7 +196,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(me: Identity) -> Self {
         Self {
-            batches: Batches::new(me.incarnation),
+            batches: Batches::new(me.incarnation, me.tasks_per_commit),
             me,
             flights: BTreeMap::new(),
             parcels: Parcels::default(),

@@ -79,6 +79,9 @@ pub struct Options {
     pub reconcile: Option<Duration>,
     /// Where health and metrics are served.
     pub health: Option<SocketAddr>,
+    /// The most tasks that one commit finishes, 1 to [`limits::COMMIT_TASKS_MAX`], which is the
+    /// default. 1 shows what commits of many tasks are worth; it makes nothing safer.
+    pub tasks_per_commit: usize,
     /// In a simulation: its place there. It opens no socket then and starts no thread.
     pub simulated: Option<Simulated>,
     /// Child processes for tasks that must not run in this one; `None` for none, as it must be where
@@ -119,6 +122,7 @@ impl Default for Options {
             lease: limits::WORKER_LEASE,
             reconcile: None,
             health: None,
+            tasks_per_commit: limits::COMMIT_TASKS_MAX,
             simulated: None,
             children: None,
         }

@@ -41,6 +41,8 @@ struct Gathering {
 #[derive(Debug)]
 pub(crate) struct Batches {
     owner: Incarnation,
+    /// The most tasks that one commit finishes.
+    most: usize,
     sequence: u64,
     open: BTreeMap<(RunId, u32), Gathering>,
     /// Outbox entries whose releases are settled, to be deleted with the next commit of their run.
@@ -48,8 +50,9 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn new(owner: Incarnation) -> Self {
-        Self { owner, sequence: 0, open: BTreeMap::new(), settled: BTreeMap::new() }
+    pub(crate) fn new(owner: Incarnation, most: usize) -> Self {
+        let most = most.clamp(1, limits::COMMIT_TASKS_MAX);
+        Self { owner, most, sequence: 0, open: BTreeMap::new(), settled: BTreeMap::new() }
     }
 
     /// A task has finished.
@@ -81,7 +84,8 @@ impl Batches {
             .filter(|(_, gathering)| !gathering.under_way && !gathering.entries.is_empty())
             .filter(|(_, gathering)| {
                 let late = gathering.since.is_some_and(|since| now >= since + COMMIT_DELAY);
-                idle || late || gathering.urgent || gathering.entries.len() >= COMMIT_TASKS
+                let many = gathering.entries.len() >= COMMIT_TASKS.min(self.most);
+                idle || late || gathering.urgent || many
             })
             .map(|(place, _)| *place)
             .collect();
@@ -143,9 +147,8 @@ impl Batches {
         while let Some(next) = gathering.entries.first_entry() {
             let entry = next.get();
             let more = releases.len() + entry.successors.len();
-            let full = finished.len() >= limits::COMMIT_TASKS_MAX
-                || more > limits::COMMIT_SUCCESSORS_MAX
-                || entry.alone;
+            let full =
+                finished.len() >= self.most || more > limits::COMMIT_SUCCESSORS_MAX || entry.alone;
             if full && !finished.is_empty() {
                 break;
             }
@@ -211,7 +214,11 @@ mod tests {
     }
 
     fn batches() -> (Batches, RunId, Instant) {
-        (Batches::new(Incarnation::new(1)), RunId::new(0, 1), Instant::now())
+        (
+            Batches::new(Incarnation::new(1), limits::COMMIT_TASKS_MAX),
+            RunId::new(0, 1),
+            Instant::now(),
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -245,6 +252,22 @@ mod tests {
         assert_eq!(sizes(batches.take_due(now, false)), 1);
         let failed = End::Failed { error: Bytes::new() };
         assert!(stands_alone(&failed, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commits_may_be_of_one_task_each() {
+        for most in [0, 1] {
+            let (_, run, now) = batches();
+            let mut batches = Batches::new(Incarnation::new(1), most);
+            batches.add(run, 0, entry(1, &[], false), now);
+            batches.add(run, 0, entry(2, &[], false), now);
+            for left in [1, 0] {
+                let commits = batches.take_due(now, false);
+                assert_eq!(commits[0].1.finished.len(), 1, "{left} are left");
+                batches.answered(run, 0, now);
+            }
+            assert!(batches.is_empty());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,6 +71,7 @@ impl Desk {
             slots: 1,
             order: None,
             queues: ["default".to_owned()].into(),
+            tasks_per_commit: limits::COMMIT_TASKS_MAX,
         });
         received.reverse();
         Self { core, chunk, deliveries: received }

@@ -231,6 +231,7 @@ impl Parts {
             slots: options.slots,
             queues: served,
             order: options.order,
+            tasks_per_commit: options.tasks_per_commit,
         });
         let slots = self.slots(options, &preparer, bodies, tasks)?;
         let permits = permits::Keeper {

@@ -218,7 +218,9 @@ mod tests {
             let worker = keys.worker(WorkerIndex::new(7));
             let lists = keys.lists();
             assert!(lists.contains(&keys.runs(run)));
-            for key in [keys.workers(), keys.deaths(), keys.permits("a:b"), worker].iter().chain(&lists) {
+            for key in
+                [keys.workers(), keys.deaths(), keys.permits("a:b"), worker].iter().chain(&lists)
+            {
                 assert_eq!(keys.purpose(key), Some(Purpose::Bookkeeping), "{key}");
             }
             for strange in ["bh:", "bh:strange", "bh:{1}:h", "other:runs", "bh:{w}h", "bh:{xy}runs"]

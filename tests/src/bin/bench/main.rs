@@ -93,7 +93,10 @@ async fn run(flags: &Flags) -> Result<()> {
     let workload = Workload::parse(&flags.workload, &flags.size)?;
     // A fleet brings its own workers.
     let processes = if matches!(workload, Workload::Fleet { .. }) { 0 } else { flags.workers };
-    let setup = Setup::start(flags.embedded, processes, flags.slots(), &flags.variables).await?;
+    let unbatched = flags.workload == "unbatched";
+    let slots_each = flags.slots();
+    let setup =
+        Setup::start(flags.embedded, processes, slots_each, unbatched, &flags.variables).await?;
     let client = setup.client();
     match &workload {
         Workload::Latency { count } => latency(flags, &setup, *count).await,

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bolthole::Client;
 use bolthole_tests::bench::usage;
 use bolthole_tests::cluster::{Cluster, Member};
 use bolthole_tests::servers::{Pair, RabbitServer, RedisOptions, RedisServer};
 
 use crate::live::Live;
+
+/// Tells a worker process to commit each task by itself.
+const UNBATCHED: &str = "BENCH_UNBATCHED";
 
 /// What is measured, until it is dropped.
 pub(crate) struct Setup {
@@ -26,14 +29,17 @@ struct Processes {
 }
 
 impl Setup {
-    /// Everything, with `variables` in the environment of workers that are processes.
+    /// Everything, with `variables` in the environment of workers that are processes; `unbatched` when
+    /// each task is to be published and committed by itself.
     pub(crate) async fn start(
         embedded: bool,
         workers: u32,
         slots: u32,
+        unbatched: bool,
         variables: &[(String, String)],
     ) -> Result<Self> {
         if embedded {
+            ensure!(!unbatched, "without servers, nothing is saved by batches");
             let slots = usize::try_from(workers * slots)?;
             let client = Client::embedded_builder().slots(slots).start().await?;
             return Ok(Self { client, cluster: None });
@@ -42,6 +48,7 @@ impl Setup {
         let cluster = Cluster::new(std::env::current_exe()?, &servers)?;
         let slots = slots.to_string();
         let mut environment = vec![("BOLTHOLE_SLOTS", slots.as_str()), ("RUST_LOG", "info")];
+        environment.extend(unbatched.then_some((UNBATCHED, "1")));
         environment.extend(variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let (mut members, mut health) = (Vec::new(), Vec::new());
         for number in 0..workers {
@@ -51,7 +58,9 @@ impl Setup {
             members.push(cluster.worker_with(&format!("worker-{number}"), &environment).await?);
             health.push(address);
         }
-        let client = cluster.client().await?;
+        let client = cluster.servers();
+        let client = if unbatched { client.tasks_per_parcel(1) } else { client };
+        let client = client.connect().await?;
         let processes = Processes { workers: members, health, servers, cluster };
         Ok(Self { client, cluster: Some(processes) })
     }
@@ -102,7 +111,7 @@ impl Setup {
 }
 
 /// Redis without its append-only file, as the other systems are measured.
-fn servers() -> Result<Pair> {
+pub(crate) fn servers() -> Result<Pair> {
     let rabbit = std::thread::spawn(RabbitServer::start);
     let redis = RedisServer::start(&RedisOptions::default())?;
     let rabbit = rabbit.join().ok().context("starting RabbitMQ panicked")??;
@@ -118,5 +127,8 @@ pub(crate) async fn work() -> Result<()> {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-    Ok(bolthole::worker::from_env()?.run_async().await?)
+    let worker = bolthole::worker::from_env()?;
+    let unbatched = std::env::var_os(UNBATCHED).is_some();
+    let worker = if unbatched { worker.tasks_per_commit(1) } else { worker };
+    Ok(worker.run_async().await?)
 }

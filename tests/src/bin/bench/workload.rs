@@ -25,6 +25,7 @@ const RANDOM_INPUTS: u32 = 3;
 pub(crate) const HELP: &str = "\
 Workloads and their sizes:
   noop N              N independent tasks, gathered by the client
+  unbatched N         the same with a message and a commit for each task
   chain N             N tasks, each of which needs the one before
   tree LEAVES         binary reduction; LEAVES is a power of two
   etl N,M             the ETL graph of N files and M pairs, without its work
@@ -83,7 +84,7 @@ impl Workload {
 
     fn read(name: &str, parts: &[&str]) -> Result<Self> {
         Ok(match (name, parts) {
-            ("noop", [n]) => Self::Noop { tasks: number(n)? },
+            ("noop" | "unbatched", [n]) => Self::Noop { tasks: number(n)? },
             ("chain", [n]) => Self::Chain { tasks: number(n)? },
             ("tree", [n]) => {
                 let leaves: u64 = number(n)?;
