@@ -4,9 +4,11 @@
 //! ```text
 //! cargo run --release -p bolthole-tests --bin bench -- noop 100000
 //! cargo run --release -p bolthole-tests --bin bench -- etl 2000,4000 --embedded
+//! cargo run --release -p bolthole-tests --bin bench -- compare --quick
 //! cargo run --release -p bolthole-tests --bin bench -- --help
 //! ```
 
+mod compare;
 mod fair;
 mod fleet;
 mod line;
@@ -33,7 +35,8 @@ const WARM_UP_TASKS: u64 = 200;
 #[derive(Debug, Parser)]
 #[command(about = "Measures bolthole", after_help = workload::HELP)]
 struct Flags {
-    /// What to run; `worker` is for this program's own use
+    /// What to run; `compare` runs several on other systems, too (`compare --help`), `worker` is for
+    /// this program's own use
     workload: String,
     /// How much of it: numbers, with commas between them
     #[arg(default_value = "")]
@@ -75,10 +78,15 @@ impl Flags {
 
 #[expect(clippy::print_stderr, reason = "errors go to standard error")]
 fn main() -> ExitCode {
-    let flags = Flags::parse();
-    let done = match flags.workload.as_str() {
-        "worker" => setup::work(),
-        _ => run(&flags),
+    // A command with arguments of its own.
+    let done = if std::env::args_os().nth(1).is_some_and(|first| first == "compare") {
+        compare::run(&compare::Flags::parse_from(std::env::args_os().skip(1)))
+    } else {
+        let flags = Flags::parse();
+        match flags.workload.as_str() {
+            "worker" => setup::work(),
+            _ => run(&flags),
+        }
     };
     if let Err(error) = &done {
         eprintln!("bench: {error:#}");
