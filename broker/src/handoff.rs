@@ -6,6 +6,7 @@
 //! - `link`: one connection to one peer, shared by all who fetch from it
 //! - [`fetch`]: the [`Fetcher`]: links by peer, batches, the receive budget
 //! - [`budget`]: how many bytes may be on their way at once
+//! - [`buffers`]: memory of large results that are gone, for those that come
 //! - [`ports`]: data ports in memory, for simulations
 //!
 //! The serving half is the worker's. After the handshake the bytes travel in the clear: what is
@@ -14,6 +15,7 @@
 
 pub mod auth;
 pub mod budget;
+pub mod buffers;
 mod digest;
 pub mod fetch;
 pub mod frame;

@@ -73,6 +73,13 @@ pub const MEMORY_RESERVE_PART: u64 = 4;
 /// How long a result waits for memory while none is freed and nothing can be moved to disk; then its
 /// task has failed.
 pub const MEMORY_WAIT: Duration = Duration::from_secs(60);
+/// The part of a worker's memory that it keeps at most, beside what its results take, for results to
+/// come: a system needs longer for new memory than a result for its way.
+pub const BUFFERS_KEPT_PART: u64 = 16;
+/// And not more than this, however much memory there is.
+pub const BUFFERS_KEPT_MAX: usize = 512 << 20;
+/// How often what nobody has used since goes back to the system: within twice this time.
+pub const BUFFERS_SWEEP: Duration = Duration::from_secs(5);
 /// How often it is logged, at the most, that the system refuses files, connections or space on disk.
 pub const SHORTAGE_LOG_EVERY: Duration = Duration::from_secs(60);
 /// How often a file that has a result is opened again when this process has too many open ones: with

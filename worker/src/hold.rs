@@ -1,5 +1,6 @@
 //! Results that this worker holds: in memory, and on disk when memory fills.
 //!
+//! - `kept`: memory of results that are gone, kept for those that come
 //! - `room`: waiting for memory
 //! - `shortage`: what the system refuses for the moment
 //! - `table`: what is held and how much memory it takes; pure
@@ -11,6 +12,7 @@
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod kept;
 mod room;
 mod shortage;
 mod spill;
@@ -22,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bolthole_broker::handoff::{Digest, is_shortage};
+use bolthole_broker::handoff::{Digest, buffers, is_shortage};
 use bolthole_broker::id::{Incarnation, ResultKey, RunId, TaskId};
 use bolthole_broker::limits::{
     HANDOFF_CONFIRM_WAIT, MEMORY_CRITICAL_PERCENT, MEMORY_FILLING_PERCENT, MEMORY_HIGH_PERCENT,
@@ -33,6 +35,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use self::kept::Kept;
 use self::shortage::Shortages;
 use self::spill::{ReadError, SpillFolder};
 use self::table::{Found, Table};
@@ -130,6 +133,7 @@ struct Inner {
     spill_errors: AtomicU64,
     spill_losses: AtomicU64,
     shortages: Shortages,
+    _kept: Kept,
 }
 
 impl Drop for Inner {
@@ -164,6 +168,7 @@ impl Held {
             spill_errors: AtomicU64::new(0),
             spill_losses: AtomicU64::new(0),
             shortages: Shortages::default(),
+            _kept: Kept::new(memory_bytes),
         });
         tokio::spawn(spill_while_alive(Arc::downgrade(&inner), work));
         Ok(Self { inner })
@@ -452,6 +457,8 @@ impl Inner {
     /// Spills until memory is below the threshold. An error leaves the rest where it is.
     async fn spill(&self, folder: &Arc<SpillFolder>) -> io::Result<()> {
         while self.pressure.borrow().ge(&Pressure::Spill) {
+            // What nobody uses goes first.
+            buffers::clear();
             let coldest = self.table().coldest();
             let Some((key, unwritten)) = coldest else { return Ok(()) };
             let Some((bytes, digest)) = unwritten else {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Call;
 use crate::args::{Arg, EncodeError, encode};
+use crate::handoff::buffers;
 
 /// MessagePack's byte strings, by the width of their length.
 const BIN_8: u8 = 0xc4;
@@ -37,15 +38,26 @@ const IN_PLACE_BYTES: usize = 256 << 10;
 pub(super) fn encoded(bytes: Bytes) -> Result<Bytes, EncodeError> {
     let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() >= IN_PLACE_BYTES);
     let Some(length) = length else { return Ok(encode(&bytes)?.into()) };
+    let [a, b, c, d] = length.to_be_bytes();
+    let head = [BIN_32, a, b, c, d];
     let mut own = match bytes.try_into_mut() {
         Ok(own) => Vec::from(own),
-        Err(shared) => return Ok(encode(&shared)?.into()),
+        Err(shared) => return copied(&shared, head),
     };
-    let [a, b, c, d] = length.to_be_bytes();
     // Not twice as much, as it would grow by itself.
-    own.reserve_exact(5);
-    own.splice(..0, [BIN_32, a, b, c, d]);
+    own.reserve_exact(head.len());
+    own.splice(..0, head);
     Ok(own.into())
+}
+
+/// The encoding of a byte string that others have, too.
+fn copied(bytes: &Bytes, head: [u8; 5]) -> Result<Bytes, EncodeError> {
+    let Ok(mut buffer) = buffers::take(head.len() + bytes.len()) else {
+        return Ok(encode(bytes)?.into());
+    };
+    buffer.extend_from_slice(&head);
+    buffer.extend_from_slice(bytes);
+    Ok(buffers::freeze(buffer))
 }
 
 impl Call {

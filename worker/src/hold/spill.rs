@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bolthole_broker::clock::random_bytes;
 use bolthole_broker::failpoint::{self, Point};
-use bolthole_broker::handoff::Digest;
+use bolthole_broker::handoff::{Digest, buffers};
 use bolthole_broker::id::Incarnation;
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
@@ -117,15 +117,13 @@ pub(super) fn read(path: &Path, length: u64, digest: Digest) -> Result<Bytes, Re
         return Err(ReadError::Damaged);
     }
     let no_memory = || ReadError::Io(io::ErrorKind::OutOfMemory.into());
-    let mut bytes = Vec::new();
-    bytes
-        .try_reserve_exact(usize::try_from(length).map_err(|_| no_memory())?)
-        .map_err(|_| no_memory())?;
+    let size = usize::try_from(length).map_err(|_| no_memory())?;
+    let mut bytes = buffers::take(size).map_err(|_| no_memory())?;
     file.take(length).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 != length || Digest::of(&bytes) != digest {
         return Err(ReadError::Damaged);
     }
-    Ok(Bytes::from(bytes))
+    Ok(buffers::freeze(bytes))
 }
 
 /// Deletes files; those that cannot be go with their folder.

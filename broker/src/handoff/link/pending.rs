@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::handoff::fetch::{FetchError, Pushed, Want};
 use crate::handoff::frame::{CHUNK, Frame};
 use crate::handoff::wire::WireError;
-use crate::handoff::{Digest, Digester};
+use crate::handoff::{Digest, Digester, buffers};
 
 /// A request that has not been answered in full.
 #[derive(Debug)]
@@ -78,8 +78,7 @@ impl Partial {
     fn new(want: &Want) -> Result<Self, FetchError> {
         let no_memory = || FetchError::OutOfMemory { length: want.length };
         let length = usize::try_from(want.length).map_err(|_| no_memory())?;
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(length).map_err(|_| no_memory())?;
+        let buffer = buffers::take(length).map_err(|_| no_memory())?;
         Ok(Self { buffer, length, digest: want.digest, digester: Digester::default() })
     }
 
@@ -105,7 +104,7 @@ impl Partial {
 
     fn verify(self) -> Result<Bytes, FetchError> {
         if self.digester.finish() == self.digest {
-            Ok(Bytes::from(self.buffer))
+            Ok(buffers::freeze(self.buffer))
         } else {
             Err(FetchError::Corrupt)
         }

@@ -5,10 +5,9 @@ use std::sync::atomic::Ordering;
 
 use bolthole_broker::handoff::frame::{PUSH, Reason};
 use bolthole_broker::handoff::wire::{FrameReader, WireError};
-use bolthole_broker::handoff::{Digest, Digester, Frame};
+use bolthole_broker::handoff::{Digest, Digester, Frame, buffers};
 use bolthole_broker::id::ResultKey;
 use bolthole_broker::limits::HANDOFF_REQUESTS_MAX;
-use bytes::Bytes;
 use tokio::net::tcp::OwnedReadHalf;
 
 use crate::hold::Admitted;
@@ -49,10 +48,7 @@ impl Offers {
         let busy = Frame::Refused { request, reason: Reason::Busy };
         let Some(admitted) = shared.held.admit(length) else { return Ok(busy) };
         let Ok(length) = usize::try_from(length) else { return Ok(busy) };
-        let mut buffer = Vec::new();
-        if buffer.try_reserve_exact(length).is_err() {
-            return Ok(busy);
-        }
+        let Ok(buffer) = buffers::take(length) else { return Ok(busy) };
         let digester = Digester::default();
         let offer = Offer { key, length, digest, buffer, digester, _admitted: admitted };
         if length == 0 {
@@ -96,7 +92,8 @@ impl Offer {
             return Frame::Refused { request, reason: Reason::Corrupt };
         }
         // A result is only moved once it is committed.
-        shared.held.insert_with_digest(self.key, Bytes::from(self.buffer), self.digest, None);
+        let bytes = buffers::freeze(self.buffer);
+        shared.held.insert_with_digest(self.key, bytes, self.digest, None);
         shared.held.confirm(&self.key);
         shared.received.fetch_add(1, Ordering::Relaxed);
         Frame::Stored { request }
