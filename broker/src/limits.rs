@@ -114,7 +114,7 @@ pub const UNCONFIRMED_MAX: usize = 512;
 /// One message: a parcel and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = PARCEL_BYTES_MAX + (4 << 10);
 /// Properties of a message, as AMQP calls what stands before its body: ours are those of a dead
-/// letter, with a reason of 256 bytes. Arrays in them may be nested every 5 bytes, and the client
+/// letter, with a reason of 224 bytes. Arrays in them may be nested every 5 bytes, and the client
 /// library reads them by calling itself. In a build without optimisation 178 levels used up the 2 MiB
 /// of its thread's stack, and 138 did not; this is room for 59.
 pub const PROPERTIES_BYTES_MAX: usize = 300;

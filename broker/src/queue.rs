@@ -88,7 +88,9 @@ impl Queue {
     }
 
     /// Connects to RabbitMQ at `amqp://user:password@host:port/vhost` (or `amqps://`) and declares
-    /// what is shared. Fails within 10 s, saying what to do.
+    /// what is shared; of a cluster, several hosts may be named, separated by commas. Its queues are
+    /// quorum queues then, unless the URL ends in `?queues=classic`: those of a host that dies come
+    /// back with it. Fails within 10 s, saying what to do.
     pub async fn connect(url: &str, namespace: &str, role: &str) -> Result<Self, ConnectError> {
         Self::connect_with(url, Settings::new(namespace, role)).await
     }

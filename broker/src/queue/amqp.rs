@@ -1,7 +1,8 @@
 //! The message queue on RabbitMQ. Nothing outside this folder knows the client library.
 //!
 //! ```text
-//! amqp/endpoint.rs      the URL, one attempt to connect, and the explanation when it fails
+//! amqp/hosts.rs         the URL, and whose turn it is when it names several hosts
+//! amqp/endpoint.rs      one host, one attempt to connect, and the explanation when it fails
 //! amqp/greeting.rs      what a broker says of itself
 //! amqp/guard.rs         what the client library does not get to see; strain.rs, the pure half
 //! amqp/link.rs          one connection kept up: a loop of sessions
@@ -23,6 +24,7 @@ mod endpoint;
 pub mod fuzz;
 mod greeting;
 mod guard;
+mod hosts;
 mod link;
 mod presence;
 mod publisher;
@@ -46,8 +48,8 @@ use super::error::{ConnectError, PublishError};
 use super::names::{Names, delay_class};
 use super::route::Route;
 pub(super) use consumer::AmqpConsumer;
-use endpoint::Endpoint;
 pub use greeting::{Greeting, greeting};
+use hosts::Hosts;
 use link::{Link, LinkSettings};
 use publisher::{Publisher, Target};
 pub(super) use settle::AmqpSettler;
@@ -57,7 +59,7 @@ pub(super) use settle::AmqpSettler;
 pub struct Amqp(Arc<Inner>);
 
 struct Inner {
-    endpoint: Endpoint,
+    hosts: Hosts,
     names: Names,
     role: String,
     publisher: Publisher,
@@ -71,7 +73,7 @@ struct Inner {
 impl fmt::Debug for Amqp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Amqp")
-            .field("server", &self.0.endpoint.server())
+            .field("server", &self.0.hosts.server())
             .field("exchange", &self.0.names.exchange())
             .finish_non_exhaustive()
     }
@@ -83,11 +85,11 @@ fn connection_name(role: &str, purpose: &str) -> String {
 
 impl Amqp {
     pub(super) async fn connect(url: &str, settings: Settings) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::parse(url)?;
-        let names = Names::new(&settings.namespace)?;
+        let hosts = Hosts::parse(url)?;
+        let names = Names::new(&settings.namespace)?.of_kind(hosts.quorum());
         let closed = CancellationToken::new();
         let link = LinkSettings {
-            endpoint: endpoint.clone(),
+            hosts: hosts.clone(),
             names: names.clone(),
             name: connection_name(&settings.role, "publish"),
             closed: closed.clone(),
@@ -95,7 +97,7 @@ impl Amqp {
         let opened = link::open_first(&link).await?;
         let link = Link::start(link, Some(opened));
         Ok(Self(Arc::new(Inner {
-            endpoint,
+            hosts,
             publisher: Publisher::new(link, names.clone(), &settings),
             names,
             role: settings.role,
@@ -110,7 +112,7 @@ impl Amqp {
     fn consuming(&self) -> &Link {
         self.0.consuming.get_or_init(|| {
             let settings = LinkSettings {
-                endpoint: self.0.endpoint.clone(),
+                hosts: self.0.hosts.clone(),
                 names: self.0.names.clone(),
                 name: connection_name(&self.0.role, "consume"),
                 closed: self.0.closed.clone(),

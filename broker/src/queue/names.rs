@@ -107,12 +107,14 @@ impl From<QueueName> for String {
 pub(crate) struct Names {
     /// `bh.v1`, or `<namespace>.bh.v1`.
     root: Arc<str>,
+    /// Whether queues that processes share have copies on several hosts of the broker.
+    quorum: bool,
 }
 
 impl Default for Names {
     /// The names of the empty namespace.
     fn default() -> Self {
-        Self { root: "bh.v1".into() }
+        Self { root: "bh.v1".into(), quorum: false }
     }
 }
 
@@ -121,9 +123,21 @@ impl Names {
     pub(crate) fn new(namespace: &str) -> Result<Self, BadName> {
         match namespace {
             "" => Ok(Self::default()),
-            name if is_name(name) => Ok(Self { root: format!("{name}.bh.v1").into() }),
+            name if is_name(name) => {
+                Ok(Self { root: format!("{name}.bh.v1").into(), quorum: false })
+            }
             other => Err(BadName::new(other)),
         }
+    }
+
+    /// The same names of queues of one kind.
+    pub(crate) fn of_kind(self, quorum: bool) -> Self {
+        Self { quorum, ..self }
+    }
+
+    /// The kind of queues that processes share, as the broker calls it.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.quorum { "quorum" } else { "classic" }
     }
 
     /// The direct exchange through which everything but control messages goes.

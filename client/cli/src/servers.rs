@@ -10,7 +10,8 @@ use clap::Args;
 /// Where the cluster is.
 #[derive(Debug, Args)]
 pub(crate) struct Servers {
-    /// RabbitMQ, as amqp://user:password@host:port/vhost (or amqps://).
+    /// RabbitMQ, as amqp://user:password@host:port/vhost (or amqps://); of a cluster, some of its
+    /// hosts: amqp://user:password@host:port,host:port/vhost.
     #[arg(long, value_name = "URL", env = "BOLTHOLE_AMQP_URL", hide_env_values = true)]
     pub(crate) amqp_url: Option<Hidden>,
     /// Redis, as redis://user:password@host:port/db (or rediss://), or a Redis Cluster, as

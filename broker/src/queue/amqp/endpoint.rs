@@ -20,6 +20,9 @@ use crate::queue::error::ConnectError;
 /// An operator closes connections, or the server stops.
 const REPLY_CONNECTION_FORCED: u16 = 320;
 const REPLY_ACCESS_REFUSED: u16 = 403;
+/// Said of a declaration when the one host that has the queue is away, and of nothing else that is
+/// declared.
+const REPLY_NOT_FOUND: u16 = 404;
 const REPLY_NOT_ALLOWED: u16 = 530;
 /// Said of a virtual host that is being started, among others.
 const REPLY_INTERNAL_ERROR: u16 = 541;
@@ -27,7 +30,7 @@ const REPLY_INTERNAL_ERROR: u16 = 541;
 /// How long to look whether anything listens, to explain a failure.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A parsed URL.
+/// A parsed URL of one host.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     uri: AMQPUri,
@@ -153,6 +156,12 @@ pub(super) fn breaks(error: &lapin::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a declaration was refused because the host of a cluster that has the queue is away. It
+/// comes back, or somebody takes it out of the cluster: then the queue is declared elsewhere.
+pub(super) fn is_away(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == REPLY_NOT_FOUND)
 }
 
 /// Chooses the process's TLS provider. An error means that somebody chose before, which is as good.

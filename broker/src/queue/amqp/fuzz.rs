@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::endpoint::Endpoint;
+use super::hosts::Hosts;
 use super::strain::Strainer;
 use crate::queue::error::ConnectError;
 
@@ -11,8 +11,8 @@ use crate::queue::error::ConnectError;
 /// # Errors
 /// When the URL is none.
 pub fn url(url: &str) -> Result<String, ConnectError> {
-    let endpoint = Endpoint::parse(url)?;
-    Ok(format!("{} {endpoint:?}", endpoint.server()))
+    let hosts = Hosts::parse(url)?;
+    Ok(format!("{} {hosts:?}", hosts.server()))
 }
 
 /// Reads the first frame of a broker.

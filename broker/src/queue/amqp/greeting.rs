@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::endpoint::Endpoint;
+use super::hosts::Hosts;
 use crate::limits::CONNECT_DEADLINE;
 use crate::queue::error::ConnectError;
 
@@ -32,10 +33,21 @@ pub struct Greeting {
     pub version: String,
 }
 
-/// Asks the broker at `url` who it is, without logging in. `None` when it is reached by TLS, or says
-/// nothing of itself.
+/// Asks the broker at `url` who it is, without logging in; of several hosts, the first that answers.
+/// `None` when it is reached by TLS, or says nothing of itself.
 pub async fn greeting(url: &str) -> Result<Option<Greeting>, ConnectError> {
-    let endpoint = Endpoint::parse(url)?;
+    let hosts = Hosts::parse(url)?;
+    let mut answer = Ok(None);
+    for endpoint in hosts.in_turn() {
+        answer = greeting_of(endpoint).await;
+        if answer.is_ok() {
+            break;
+        }
+    }
+    answer
+}
+
+async fn greeting_of(endpoint: &Endpoint) -> Result<Option<Greeting>, ConnectError> {
     if endpoint.scheme() == AMQPScheme::AMQPS {
         return Ok(None);
     }

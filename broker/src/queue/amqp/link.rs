@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::endpoint::{Endpoint, breaks};
+use super::endpoint::{breaks, is_away};
+use super::hosts::Hosts;
 use super::topology;
 use crate::limits::CONNECT_DEADLINE;
 use crate::queue::backoff::backoff;
@@ -65,7 +66,7 @@ enum State {
 /// What a link is made of.
 #[derive(Clone)]
 pub(super) struct LinkSettings {
-    pub(super) endpoint: Endpoint,
+    pub(super) hosts: Hosts,
     pub(super) names: Names,
     /// Shown on the broker.
     pub(super) name: String,
@@ -126,8 +127,8 @@ impl Link {
 
 /// Connects once and prepares what every session has.
 pub(super) async fn open(settings: &LinkSettings, number: u64) -> Result<Session, ConnectError> {
-    let connection = settings.endpoint.connect(&settings.name).await?;
-    let server = || settings.endpoint.server().to_owned();
+    let connection = settings.hosts.connect(&settings.name).await?;
+    let server = || settings.hosts.server().to_owned();
     let prepared = timeout(CONNECT_DEADLINE, async {
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -137,14 +138,17 @@ pub(super) async fn open(settings: &LinkSettings, number: u64) -> Result<Session
     let channel = match prepared.await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
+            // Another host may be better off.
+            settings.hosts.turn_away();
             let (server, reason) = (server(), error.to_string());
-            return Err(if breaks(&error) {
+            return Err(if breaks(&error) || is_away(&error) {
                 ConnectError::Interrupted { server, reason }
             } else {
-                ConnectError::Topology { server, reason }
+                ConnectError::Topology { server, reason: advised(reason) }
             });
         }
         Err(_) => {
+            settings.hosts.turn_away();
             return Err(ConnectError::TimedOut { server: server(), limit: CONNECT_DEADLINE });
         }
     };
@@ -152,11 +156,22 @@ pub(super) async fn open(settings: &LinkSettings, number: u64) -> Result<Session
     Ok(Session { number, connection, channel, lost, reason })
 }
 
+/// What a broker says of queues that it has already, with what to do.
+fn advised(reason: String) -> String {
+    if !reason.contains("x-queue-type") {
+        return reason;
+    }
+    format!(
+        "{reason}; its queues are of the other kind: add queues=classic or queues=quorum to the \
+         URLs of all clients and workers, or delete the queues while none of them runs"
+    )
+}
+
 /// The first session of a link, within [`CONNECT_DEADLINE`]. What answered once and broke off is
 /// tried again until then; everything else is a caller's to judge at once.
 pub(super) async fn open_first(settings: &LinkSettings) -> Result<Session, ConnectError> {
     let deadline = Instant::now() + CONNECT_DEADLINE;
-    let server = settings.endpoint.server().to_owned();
+    let server = settings.hosts.server().to_owned();
     let mut last = ConnectError::TimedOut { server, limit: CONNECT_DEADLINE };
     let mut failed_attempts = 0;
     loop {

@@ -14,6 +14,7 @@ use lapin::{BasicProperties, Confirmation, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::endpoint::is_away;
 use super::link::{Link, Session};
 use super::topology;
 use crate::failpoint::{self, Point};
@@ -25,7 +26,8 @@ use crate::queue::{Settings, check_size};
 
 /// The header that says why a letter is dead.
 pub(super) const REASON_HEADER: &str = "x-bolthole-reason";
-const REASON_BYTES_MAX: usize = 256;
+// A broker may add how often it has given the message: all of it stays below PROPERTIES_BYTES_MAX.
+const REASON_BYTES_MAX: usize = 224;
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 const REPLY_ACCESS_REFUSED: u16 = 403;
@@ -388,9 +390,12 @@ fn judge(session: &Session, answer: lapin::Result<Confirmation>) -> Outcome {
 
 /// What a failed declaration means for the message that needed it.
 fn refused(session: &Session, error: &lapin::Error) -> PublishError {
-    if error.is_amqp_soft_error() {
+    if error.is_amqp_soft_error() && !is_away(error) {
         return PublishError::Refused(error.to_string());
     }
-    session.fail(error.to_string());
+    // On this connection other lanes may go on.
+    if !is_away(error) {
+        session.fail(error.to_string());
+    }
     PublishError::Disconnected(error.to_string())
 }

@@ -1,8 +1,11 @@
 //! What is declared on the broker. Every declaration can be repeated.
 //!
+//! With several hosts, what processes share are quorum queues: a majority of the hosts has each, and
+//! goes on when one dies. What one session has for itself dies with its host, as the session does.
+//!
 //! Arguments are explicit and few, so that every RabbitMQ from 3.10 to 4.3 takes them: an
 //! `x-queue-type`, because a virtual host may have another default; no lazy mode, no queue version,
-//! no delivery limit, no shared queue that is not durable.
+//! no delivery limit that matters, no shared queue that is not durable.
 
 use std::time::Duration;
 
@@ -25,9 +28,15 @@ pub(super) const DELAY_RENEW: Duration = Duration::from_secs(60);
 
 type Arguments<'a> = &'a [(&'a str, AMQPValue)];
 
-fn table(arguments: Arguments<'_>) -> FieldTable {
+/// How often a quorum queue gives a message before it drops it: as good as for ever.
+const DELIVERIES_MAX: i32 = i32::MAX;
+
+/// The kind of a queue that one process has for itself.
+const OWN: &str = "classic";
+
+fn table(kind: &str, arguments: Arguments<'_>) -> FieldTable {
     let mut table = FieldTable::default();
-    table.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    table.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
     for (name, value) in arguments {
         table.insert((*name).into(), value.clone());
     }
@@ -38,15 +47,31 @@ fn long(number: impl TryInto<i64>) -> AMQPValue {
     AMQPValue::LongLongInt(number.try_into().unwrap_or(i64::MAX))
 }
 
-/// A durable queue, bound to the main exchange by its own name.
+/// A durable queue that processes share, bound to the main exchange by its own name.
 async fn queue(
     channel: &Channel,
     names: &Names,
     name: &str,
     arguments: Arguments<'_>,
 ) -> lapin::Result<()> {
+    queue_of(names.kind(), channel, names, name, arguments).await
+}
+
+async fn queue_of(
+    kind: &str,
+    channel: &Channel,
+    names: &Names,
+    name: &str,
+    arguments: Arguments<'_>,
+) -> lapin::Result<()> {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name.into(), durable, table(arguments)).await?;
+    let mut arguments = table(kind, arguments);
+    if kind != OWN {
+        // With a limit, what is given back keeps its place; without one, some brokers put it last, and
+        // others have a limit of their own.
+        arguments.insert("x-delivery-limit".into(), long(DELIVERIES_MAX));
+    }
+    channel.queue_declare(name.into(), durable, arguments).await?;
     bind(channel, name, names.exchange()).await
 }
 
@@ -105,7 +130,7 @@ pub(super) async fn declare_presence(channel: &Channel, names: &Names) -> lapin:
         ("x-dead-letter-exchange", AMQPValue::LongString(names.exchange().into())),
         ("x-dead-letter-routing-key", AMQPValue::LongString(names.absent().into())),
     ];
-    queue(channel, names, &name, &arguments).await?;
+    queue_of(OWN, channel, names, &name, &arguments).await?;
     Ok(name)
 }
 
@@ -113,7 +138,7 @@ pub(super) async fn declare_presence(channel: &Channel, names: &Names) -> lapin:
 pub(super) async fn declare_control(channel: &Channel, names: &Names) -> lapin::Result<String> {
     let name = names.control_queue(random_u64());
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-    let arguments = table(&[("x-max-length", long(CONTROL_BACKLOG_MAX))]);
+    let arguments = table(OWN, &[("x-max-length", long(CONTROL_BACKLOG_MAX))]);
     channel.queue_declare(name.as_str().into(), options, arguments).await?;
     bind(channel, &name, &names.control_exchange()).await?;
     Ok(name)
