@@ -2,7 +2,7 @@
 //!
 //! - [`RedisServer`], [`RabbitServer`]: one server each, on loopback, with a random password, its
 //!   data in a temporary folder; it can be stopped, killed, restarted on the same data, wiped.
-//! - [`RedisCluster`]: three Redis servers that are one store.
+//! - [`RedisCluster`], [`RabbitCluster`]: three servers that are one store, or one broker.
 //! - [`shared`]: one pair for all tests of a process, told apart by [`namespace`].
 //! - `aof`: where the commands of Redis's append-only file begin and end.
 //! - `group`: the process group that holds a server's processes and dies with this process, even
@@ -16,6 +16,7 @@ mod contents;
 pub(crate) mod group;
 pub(crate) mod port;
 mod rabbit;
+mod rabbit_cluster;
 mod redis;
 mod redis_cluster;
 
@@ -26,6 +27,7 @@ use anyhow::{Context as _, bail};
 
 pub use contents::{Contents, Reply};
 pub use rabbit::RabbitServer;
+pub use rabbit_cluster::RabbitCluster;
 pub use redis::{RedisOptions, RedisServer};
 pub use redis_cluster::{MASTERS, RedisCluster};
 

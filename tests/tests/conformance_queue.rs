@@ -1,4 +1,4 @@
-//! The message queue: the conformance suite in memory and on RabbitMQ, and what only one has.
+//! The message queue: the conformance suite in memory and on RabbitMQ, with queues of both kinds.
 
 use bolthole_broker::queue::MemoryBroker;
 use bolthole_tests::conformance::queue::{self as suite, Backend};
@@ -21,6 +21,16 @@ macro_rules! conformance {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() -> anyhow::Result<()> {
                 suite::$test(&Backend::RabbitMq(servers::shared().rabbit.url())).await
+            })+
+        }
+
+        mod quorum {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() -> anyhow::Result<()> {
+                let url = servers::shared().rabbit.url() + "?queues=quorum";
+                suite::$test(&Backend::RabbitMq(url)).await
             })+
         }
     };

@@ -380,11 +380,14 @@ pub async fn dead_letters_are_kept(backend: &Backend) -> anyhow::Result<()> {
     queue.dead_letter(text("first"), "version 9 is not known").await?;
     queue.dead_letter(text("second"), &"é".repeat(5_000)).await?;
     for _ in 0..2 {
-        let letters = queue.dead_letters(10).await?;
+        let mut letters = queue.dead_letters(10).await?;
+        // Looked at, they are given back, after which a quorum queue may have them in another order.
+        letters.sort_by(|a, b| a.body.cmp(&b.body));
         ensure!(letters.len() == 2, "{letters:?}");
         ensure!(letters[0].body == "first" && letters[0].reason == "version 9 is not known");
         ensure!(letters[1].body == "second" && letters[1].reason.starts_with("éé"));
-        ensure!(queue.dead_letters(1).await? == letters[..1]);
+        let one = queue.dead_letters(1).await?;
+        ensure!(one.len() == 1 && letters.contains(&one[0]), "{one:?}");
     }
     queue.purge_all(&[main_queue()]).await?;
     ensure!(queue.dead_letters(10).await?.is_empty());

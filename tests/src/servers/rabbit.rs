@@ -1,11 +1,13 @@
 //! A private RabbitMQ.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -29,7 +31,8 @@ const USER: &str = "bolthole";
 #[derive(Debug)]
 pub struct RabbitServer {
     process: Option<Process>,
-    _epmd: Process,
+    /// None for one that uses another's.
+    _epmd: Option<Process>,
     settings: Settings,
     // Last, for what it holds must outlive the processes that use it.
     group: Group,
@@ -41,19 +44,21 @@ impl RabbitServer {
     /// # Errors
     /// When `rabbitmq-server` is not installed or does not come up; the message ends with its log.
     pub fn start() -> anyhow::Result<Self> {
-        let settings = Settings::new()?;
+        Self::start_as(Settings::new()?, true)
+    }
+
+    /// Starts a server that joins the cluster of another one, with the same user.
+    ///
+    /// # Errors
+    /// As for [`RabbitServer::start`].
+    pub(super) fn start_beside(first: &Self) -> anyhow::Result<Self> {
+        Self::start_as(Settings::beside(&first.settings)?, false)
+    }
+
+    fn start_as(settings: Settings, with_epmd: bool) -> anyhow::Result<Self> {
         let group = Group::new()?;
         settings.write(group.folder())?;
-
-        // Started by us: the one that Erlang starts by itself leaves the process group.
-        let mut epmd = group.command("epmd")?;
-        let port = settings.epmd.number();
-        epmd.args(["-address", "127.0.0.1", "-port", &port.to_string()]);
-        let mut epmd = group
-            .spawn("epmd", epmd)
-            .context("RabbitMQ did not start; tests/run.sh installs what is missing")?;
-        epmd.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
-
+        let epmd = if with_epmd { Some(start_epmd(&group, &settings)?) } else { None };
         let mut server = Self { process: None, _epmd: epmd, settings, group };
         server.launch()?;
         Ok(server)
@@ -62,6 +67,16 @@ impl RabbitServer {
     /// Where clients find the server: `amqp://USER:PASSWORD@127.0.0.1:PORT/%2f`.
     pub fn url(&self) -> String {
         format!("amqp://{USER}:{}@127.0.0.1:{}/%2f", self.settings.password, self.port())
+    }
+
+    /// The node's name in its cluster.
+    pub fn node(&self) -> String {
+        format!("{}@localhost", self.settings.node())
+    }
+
+    /// User and password, as in a URL.
+    pub(super) fn login(&self) -> String {
+        format!("{USER}:{}", self.settings.password)
     }
 
     /// The loopback port of AMQP, the same for the life of this value.
@@ -151,18 +166,50 @@ impl RabbitServer {
     }
 }
 
+/// Starts a port mapper. Ours, because the one that Erlang starts by itself leaves the process group.
+fn start_epmd(group: &Group, settings: &Settings) -> anyhow::Result<Process> {
+    let mut epmd = group.command("epmd")?;
+    let port = settings.epmd.number();
+    epmd.args(["-address", "127.0.0.1", "-port", &port.to_string()]);
+    let mut epmd = group
+        .spawn("epmd", epmd)
+        .context("RabbitMQ did not start; tests/run.sh installs what is missing")?;
+    epmd.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
+    Ok(epmd)
+}
+
 /// What makes one server differ from the others.
 struct Settings {
     amqp: Port,
     distribution: Port,
-    epmd: Port,
+    epmd: Arc<Port>,
     password: String,
+    cookie: String,
+    /// The node whose cluster it joins.
+    first: Option<String>,
 }
 
 impl Settings {
     fn new() -> anyhow::Result<Self> {
         let (amqp, distribution) = (Port::reserve()?, Port::reserve()?);
-        Ok(Self { amqp, distribution, epmd: Port::reserve()?, password: random_hex(16) })
+        Ok(Self {
+            amqp,
+            distribution,
+            epmd: Arc::new(Port::reserve()?),
+            password: random_hex(16),
+            cookie: random_hex(16),
+            first: None,
+        })
+    }
+
+    fn beside(first: &Self) -> anyhow::Result<Self> {
+        Ok(Self {
+            epmd: Arc::clone(&first.epmd),
+            password: first.password.clone(),
+            cookie: first.cookie.clone(),
+            first: Some(first.node()),
+            ..Self::new()?
+        })
     }
 
     fn node(&self) -> String {
@@ -172,18 +219,27 @@ impl Settings {
     /// Writes the configuration, and the cookie by which `rabbitmqctl` proves who it is.
     fn write(&self, folder: &Path) -> anyhow::Result<()> {
         // The user is made with the first boot, and then `guest` is not.
-        let config = format!(
+        let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\ndefault_user = {USER}\ndefault_pass = {}\n\
              log.console = true\nlog.console.level = warning\nlog.file = false\n",
             self.amqp.number(),
             self.password
         );
+        if let Some(first) = &self.first {
+            writeln!(
+                config,
+                "cluster_formation.peer_discovery_backend = classic_config\n\
+                 cluster_formation.classic_config.nodes.1 = {first}@localhost\n\
+                 cluster_formation.classic_config.nodes.2 = {}@localhost",
+                self.node()
+            )?;
+        }
         fs::write(folder.join("rabbitmq.conf"), config)?;
         fs::write(folder.join("enabled_plugins"), "[].\n")?;
         fs::write(folder.join("empty.conf"), "")?;
         fs::create_dir(folder.join("conf.d"))?;
         let cookie = folder.join(".erlang.cookie");
-        fs::write(&cookie, random_hex(16))?;
+        fs::write(&cookie, &self.cookie)?;
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
         Ok(())
     }
