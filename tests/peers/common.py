@@ -20,7 +20,19 @@ LATENCY_WARM_UP_TASKS = 20
 # Graphs that have to be run once before: worker processes start only then, numpy is loaded.
 WARM_UP_WHOLE = ("etlsleep", "shuffle", "bigfan", "trace")
 LOG = "processes.log"
+# In the environment of all that this program starts, and of nothing else.
+MARK = f"{os.getpid()}-{time.time_ns()}"
+# Some systems detach processes from those that start them. This waits until this program is gone,
+# however it ended, and then ends what carries the mark.
+GUARD = """
+    read -r _
+    for found in $(grep -alzxF "PEERS_MARK=$1" /proc/[0-9]*/environ 2>/dev/null); do
+        found=${found#/proc/}
+        kill -s KILL "${found%/environ}"
+    done
+"""
 started = []
+guards = []
 # Worker processes find the functions by name, and the programs beside the interpreter.
 os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
@@ -36,6 +48,10 @@ def flags(workloads, configs=("default",)):
     parser.add_argument("--limit", type=float, default=90, help="seconds for all runs together")
     found = parser.parse_args()
     found.worker_slots = 10 if found.workload in graphs.SLEEPING else 1
+    guard = ["sh", "-c", GUARD, "-", MARK]
+    # Its input is a pipe that only this program holds open.
+    guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True))
+    os.environ["PEERS_MARK"] = MARK
     # Told to go, it unwinds, and ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     return found
@@ -80,12 +96,12 @@ def processes():
     found = {process.pid: process for process in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter():
         try:
-            if process.environ().get("PEERS_TMP") == folder():
+            if process.environ().get("PEERS_MARK") == MARK:
                 found[process.pid] = process
         except psutil.Error:
             pass  # It has ended, or belongs to somebody else.
-    for process in [psutil.Process(), *psutil.Process().parents()]:
-        found.pop(process.pid, None)
+    for guard in guards:
+        found.pop(guard.pid, None)
     return list(found.values())
 
 
@@ -99,7 +115,7 @@ def stop():
                 act(process)
             except psutil.Error:
                 pass
-        _, left = psutil.wait_procs(left, timeout=5)
+        _, left = psutil.wait_procs(left, timeout=2)
 
 
 class Usage:

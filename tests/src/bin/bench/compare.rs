@@ -4,16 +4,16 @@
 //! ones, a driver of `tests/peers` for the others. Servers that a driver needs are started for it
 //! alone, so that none finds anything of another, or is disturbed by an idle one.
 
+mod peers;
 mod plan;
+mod python;
 mod table;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bolthole_tests::bench::driver::{Driver, Outcome};
 use bolthole_tests::servers::Pair;
 use clap::Parser;
@@ -21,7 +21,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{line, setup};
-use plan::{Column, Peer};
+use peers::Peer;
+use plan::Column;
 use table::{Cell, Row, Terms};
 
 const DRIVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
@@ -88,9 +89,9 @@ struct Sitting {
 pub(crate) async fn run(flags: &Flags) -> Result<()> {
     ensure!(flags.runs > 0 && flags.limit > 0, "nothing would run");
     let columns = plan::columns(&flags.workloads, flags.quick)?;
-    let peers = plan::peers(&flags.peers)?;
-    let python = found_from_anywhere(&flags.python)?;
-    let mut installed = installed(&python)?;
+    let peers = peers::peers(&flags.peers)?;
+    let python = python::found_from_anywhere(&flags.python)?;
+    let mut installed = python::installed(&python)?;
     let peers = peers.into_iter().map(|peer| {
         let version = installed.entry(peer.package.to_owned()).or_default().clone();
         System::Peer { peer, version }
@@ -226,54 +227,13 @@ fn say(name: &str, column: &Column, size: &str) {
     eprintln!("compare: {name}, {} {size}", column.workload);
 }
 
-/// Drivers run in other folders. A name without a folder is looked for in `PATH`; links are left as
-/// they are, for the interpreter of a virtual environment is one.
-fn found_from_anywhere(python: &Path) -> Result<OsString> {
-    let is_name = python.components().count() == 1;
-    let path = if is_name { python.to_owned() } else { std::path::absolute(python)? };
-    Ok(path.into_os_string())
-}
-
-/// The version of each system that this interpreter has.
-fn installed(python: &OsString) -> Result<BTreeMap<String, Option<String>>> {
-    let mut command = Command::new(python);
-    let output = command.arg(Path::new(DRIVERS).join("installed.py")).output();
-    let advice = || {
-        let python = python.display();
-        format!("cannot ask `{python}` what is installed: name another Python with --python")
-    };
-    let output = output.with_context(advice)?;
-    let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "{}: {errors}", advice());
-    versions(&output.stdout).with_context(advice)
-}
-
-fn versions(output: &[u8]) -> Result<BTreeMap<String, Option<String>>> {
-    Ok(serde_json::from_slice(output)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_installed_has_no_version() {
-        let versions = versions(br#"{"dask": "2026.8.0", "ray": null}"#).unwrap();
-        assert_eq!((&versions["dask"], &versions["ray"]), (&Some("2026.8.0".to_owned()), &None));
-        assert!(super::versions(b"Traceback").is_err());
-    }
-
-    #[test]
-    fn names_are_looked_for_and_paths_are_kept() {
-        let found = |path: &str| found_from_anywhere(Path::new(path)).unwrap();
-        assert_eq!(found("python3"), "python3");
-        assert_eq!(found("/venv/bin/python"), "/venv/bin/python");
-        assert!(Path::new(&found("venv/bin/python")).is_absolute());
-    }
-
-    #[test]
     fn a_row_is_named_by_what_was_measured() {
-        let peer = &plan::PEERS[0];
+        let peer = &peers::PEERS[0];
         let row = |version: Option<&str>| {
             System::Peer { peer, version: version.map(ToOwned::to_owned) }.row().name
         };

@@ -1,8 +1,8 @@
-//! What is compared: which systems, on which workloads, of which sizes.
+//! Which workloads are compared, and in which sizes.
 
 use std::path::{Path, absolute};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 /// How a workload's figure is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,146 +37,13 @@ const WORKLOADS: [Sizes; 8] = [
     ("latency", Unit::Milliseconds, "1000", "200", "3"),
 ];
 
-/// Another system, and how it is set up.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
-    /// As `--peers` names it.
-    pub(crate) key: &'static str,
-    /// As `installed.py` names it.
-    pub(crate) package: &'static str,
-    pub(crate) driver: &'static str,
-    pub(crate) config: &'static str,
-    pub(crate) name: &'static str,
-    /// Whether it needs a RabbitMQ and a Redis.
-    pub(crate) servers: bool,
-    /// What its driver does not offer.
-    pub(crate) lacks: &'static [&'static str],
-    /// Sizes of its own, where a task takes it too long even for the others' size.
-    sizes: &'static [(&'static str, &'static str)],
-    /// Only when it is asked for by name.
-    pub(crate) extra: bool,
-    pub(crate) note: &'static str,
-}
-
-const PLAIN: Peer = Peer {
-    key: "",
-    package: "",
-    driver: "",
-    config: "default",
-    name: "",
-    servers: false,
-    lacks: &[],
-    sizes: &[],
-    extra: false,
-    note: "",
-};
-
-const STAGES: &str = "no graphs of a general kind: stage by stage from the client, large results \
-                      through Redis";
-
-pub(crate) const PEERS: [Peer; 9] = [
-    Peer {
-        key: "dask",
-        package: "dask",
-        driver: "peer_dask.py",
-        config: "tuned",
-        name: "Dask",
-        note: "without dashboard, nannies, profiler, stealing, spilling and memory manager",
-        ..PLAIN
-    },
-    Peer {
-        key: "dask-default",
-        package: "dask",
-        driver: "peer_dask.py",
-        name: "Dask as shipped",
-        extra: true,
-        ..PLAIN
-    },
-    Peer { key: "ray", package: "ray", driver: "peer_ray.py", name: "Ray", ..PLAIN },
-    Peer {
-        key: "parsl",
-        package: "parsl",
-        driver: "peer_parsl.py",
-        name: "Parsl",
-        note: "results travel through the client",
-        ..PLAIN
-    },
-    Peer {
-        key: "hyperqueue",
-        package: "hyperqueue",
-        driver: "peer_hyperqueue.py",
-        name: "HyperQueue",
-        lacks: &["shuffle", "bigfan", "trace"],
-        sizes: &[("chain", "200"), ("latency", "3")],
-        note: "a task is a process, edges carry no data, its client asks once a second whether a job \
-               is over",
-        ..PLAIN
-    },
-    Peer {
-        key: "celery",
-        package: "celery",
-        driver: "peer_celery.py",
-        config: "threads",
-        name: "Celery",
-        servers: true,
-        note: STAGES,
-        ..PLAIN
-    },
-    Peer {
-        key: "celery-prefork",
-        package: "celery",
-        driver: "peer_celery.py",
-        config: "prefork",
-        name: "Celery, prefork",
-        servers: true,
-        extra: true,
-        note: STAGES,
-        ..PLAIN
-    },
-    Peer {
-        key: "dramatiq",
-        package: "dramatiq",
-        driver: "peer_dramatiq.py",
-        name: "Dramatiq",
-        servers: true,
-        note: STAGES,
-        ..PLAIN
-    },
-    Peer {
-        key: "taskiq",
-        package: "taskiq",
-        driver: "peer_taskiq.py",
-        name: "TaskIQ",
-        servers: true,
-        note: STAGES,
-        ..PLAIN
-    },
-];
-
-impl Peer {
-    /// How large a workload is for it.
-    pub(crate) fn size<'a>(&self, column: &'a Column) -> &'a str {
-        let common = WORKLOADS
-            .iter()
-            .any(|(name, _, _, peers, _)| *name == column.workload && *peers == column.peers);
-        let own = self.sizes.iter().find(|(name, _)| common && *name == column.workload);
-        own.map_or(&column.peers, |(_, size)| size)
+impl Column {
+    /// Whether the others have their usual size.
+    pub(crate) fn is_usual(&self) -> bool {
+        let same =
+            |(name, _, _, peers, _): &Sizes| (*name, *peers) == (self.workload, &*self.peers);
+        WORKLOADS.iter().any(same)
     }
-}
-
-/// The peers of these names, or the usual ones.
-pub(crate) fn peers(names: &[String]) -> Result<Vec<&'static Peer>> {
-    if names.is_empty() {
-        return Ok(PEERS.iter().filter(|peer| !peer.extra).collect());
-    }
-    let find = |name: &String| {
-        let known = || PEERS.map(|peer| peer.key).join(", ");
-        PEERS
-            .iter()
-            .find(|peer| peer.key == name)
-            .with_context(|| format!("there is no driver for `{name}`; there are {}", known()))
-    };
-    names.iter().map(find).collect()
 }
 
 /// The workloads as they were asked for: `NAME`, `NAME=SIZE`, `all`; none stand for all.
@@ -240,16 +107,14 @@ mod tests {
         assert_eq!((all[0].ours.as_str(), all[0].peers.as_str()), ("100000", "10000"));
         let quick = columns(&[], true).unwrap();
         assert_eq!((quick[0].ours.as_str(), quick[0].peers.as_str()), ("500", "500"));
-        assert!(peers(&[]).unwrap().iter().all(|peer| !peer.extra));
     }
 
     #[test]
     fn a_size_of_the_users_is_everybodys() {
         let columns = columns(&asked(&["chain=7", "tree", "chain"]), false).unwrap();
         assert_eq!((columns[0].ours.as_str(), columns[0].peers.as_str()), ("7", "7"));
-        let hyperqueue = peers(&asked(&["hyperqueue"])).unwrap()[0];
-        let sizes: Vec<_> = columns.iter().map(|column| hyperqueue.size(column)).collect();
-        assert_eq!(sizes, ["7", "8192", "200"]);
+        let usual: Vec<_> = columns.iter().map(Column::is_usual).collect();
+        assert_eq!(usual, [false, true, true]);
     }
 
     #[test]
@@ -264,7 +129,5 @@ mod tests {
         for wrong in ["sort", "sort=1", "trace", "trace=Cargo.toml,1", "trace=nowhere,1,1"] {
             assert!(columns(&asked(&[wrong]), false).is_err(), "{wrong}");
         }
-        let error = peers(&asked(&["dask", "dusk"])).unwrap_err().to_string();
-        assert!(error.contains("`dusk`") && error.contains("taskiq"), "{error}");
     }
 }
