@@ -42,6 +42,15 @@ pub enum Outcome {
     OverLimit,
 }
 
+impl Outcome {
+    /// It failed, after these words: the last of them count.
+    pub fn failed(words: &str) -> Self {
+        let lines: Vec<_> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(REASON_LINES)..].join(" / ");
+        Self::Failed(if last.is_empty() { "it printed nothing".to_owned() } else { last })
+    }
+}
+
 impl Driver<'_> {
     /// Runs it to its end.
     ///
@@ -82,14 +91,8 @@ fn judge(succeeded: bool, output: &str) -> Outcome {
     let objects = output.lines().rev().filter_map(|line| serde_json::from_str(line.trim()).ok());
     match objects.into_iter().next() {
         Some(line) if succeeded => Outcome::Measured(line),
-        _ => Outcome::Failed(last_words(output)),
+        _ => Outcome::failed(output),
     }
-}
-
-fn last_words(output: &str) -> String {
-    let lines: Vec<_> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let words = lines[lines.len().saturating_sub(REASON_LINES)..].join(" / ");
-    if words.is_empty() { "it printed nothing".to_owned() } else { words }
 }
 
 #[cfg(test)]

@@ -154,7 +154,7 @@ impl Sitting {
                     (column.workload, &*column.ours)
                 };
                 say(name, column, size);
-                (size, self.ours(workload, size).await?)
+                (size, self.ours(workload, size).await)
             }
             System::Peer { version: None, .. } => {
                 line::print(&raw(&column.peers, "not installed"))?;
@@ -167,9 +167,11 @@ impl Sitting {
             System::Peer { peer, .. } => {
                 let size = peer.size(column);
                 say(name, column, size);
-                (size, self.peer(peer, column.workload, size).await?)
+                (size, self.peer(peer, column.workload, size).await)
             }
         };
+        // A server that did not start, say: the sitting goes on.
+        let outcome = outcome.unwrap_or_else(|error| Outcome::failed(&format!("{error:#}")));
         line::print(&match &outcome {
             Outcome::Measured(line) => Raw { result: Some(line), ..raw(size, "measured") },
             Outcome::Failed(reason) => Raw { reason: Some(reason), ..raw(size, "fails") },

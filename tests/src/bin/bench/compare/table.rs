@@ -137,7 +137,7 @@ fn schedules(columns: &[Column], rows: &[Row]) -> Option<Vec<String>> {
 fn notes(columns: &[Column], rows: &[Row], terms: Terms) -> String {
     let Terms { runs, limit_s, cores } = terms;
     let mut notes = vec![format!(
-        "Medians of {runs} runs after a warm-up, every system in its turn in one sitting on one \
+        "Medians of the runs after a warm-up ({runs} each), every system in its turn in one sitting on one \
          machine with {cores} cores: 2 worker processes of one slot each, of ten for `etlsleep` and \
          `trace`. In brackets: how many times as fast bolthole is. The others call Python functions, \
          which takes some microseconds each, so that on work that does nothing the figures compare \
