@@ -142,7 +142,8 @@ impl<T> Delayed<T> {
     /// namespace together; at least one. What may not run yet waits at a worker without a slot, and
     /// holds others of its queue up when there is much of it: give it a queue of its own then. A worker
     /// that is killed keeps its share until its lease has run out, and one that was cut off for longer
-    /// than that may run one call too many.
+    /// than that may run one call too many. Where calls of one function differ, each begins only while
+    /// fewer run than it allows itself.
     #[must_use]
     pub fn concurrency(self, most: u32) -> Self {
         self.with(|options| options.concurrency = Some(most.max(1)))

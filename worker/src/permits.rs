@@ -48,7 +48,7 @@ impl Keeper {
                 };
                 match due.filter(|due| *due > Instant::now()) {
                     Some(due) => next = next.min(due),
-                    None => short |= self.ask(&wish, &mut held).await < wish.wanted,
+                    None => short |= self.ask(&wish.task, &mut held).await,
                 }
             }
             pause = if short { (pause * 2).min(PAUSE.1) } else { PAUSE.0 };
@@ -61,30 +61,33 @@ impl Keeper {
         }
         for wish in self.slots.permit_wishes() {
             if wish.granted > wish.used {
-                self.ask(&Wish { wanted: wish.used, ..wish }, &mut held).await;
+                let kept = self.store.admit(&wish.task, self.me, wish.used, wish.max, self.lease);
+                drop(kept.await);
             }
         }
     }
 
-    /// Asks for what is wanted; what there is then.
-    async fn ask(&self, wish: &Wish, held: &mut BTreeMap<String, Instant>) -> u32 {
+    /// Asks for what is wanted of a task's; true when there was less.
+    async fn ask(&self, task: &str, held: &mut BTreeMap<String, Instant>) -> bool {
+        let Some(wish) = self.slots.ask_permits(task) else { return false };
+        let Wish { max, wanted, .. } = wish;
         let asked = Instant::now();
-        let (task, lease) = (&wish.task, self.lease);
-        let granted = match self.store.admit(task, self.me, wish.wanted, wish.max, lease).await {
+        let granted = match self.store.admit(task, self.me, wanted, max, self.lease).await {
             Ok(granted) => {
-                held.insert(task.clone(), asked);
+                held.insert(wish.task, asked);
                 granted
             }
             Err(error) => {
                 tracing::warn!(%task, %error, "cannot ask for permits");
                 let since = held.get(task);
-                if since.is_some_and(|asked| asked.elapsed() < lease) { wish.granted } else { 0 }
+                let holds = since.is_some_and(|asked| asked.elapsed() < self.lease);
+                if holds { wish.granted } else { 0 }
             }
         };
         if granted == 0 {
             held.remove(task);
         }
-        self.slots.grant_permits(task, granted);
-        granted
+        self.slots.grant_permits(task, granted, max);
+        granted < wanted
     }
 }

@@ -161,7 +161,15 @@ impl Slots {
 
     /// Takes these off the bench; those that were there still.
     pub(crate) fn take_back(&self, keys: &[Key]) -> Vec<Key> {
-        self.shared.bench().take_back(keys)
+        let mut bench = self.shared.bench();
+        let taken = bench.take_back(keys);
+        // Others may have waited for a stricter one.
+        let others = bench.have_permits();
+        drop(bench);
+        if others {
+            self.shared.wake_all();
+        }
+        taken
     }
 
     /// What tasks here need of permits for which all workers have to ask.
@@ -169,9 +177,14 @@ impl Slots {
         self.shared.bench().permit_wishes()
     }
 
-    /// So many of a task's permits are this worker's now.
-    pub(crate) fn grant_permits(&self, task: &str, granted: u32) {
-        if self.shared.bench().grant_permits(task, granted) {
+    /// What to ask for of one task's: until the answer, no more than that is used of them.
+    pub(crate) fn ask_permits(&self, task: &str) -> Option<Wish> {
+        self.shared.bench().ask_permits(task)
+    }
+
+    /// So many of a task's permits, of so many, are this worker's now.
+    pub(crate) fn grant_permits(&self, task: &str, granted: u32, max: u32) {
+        if self.shared.bench().grant_permits(task, granted, max) {
             self.shared.wake_all();
         }
     }
@@ -293,6 +306,7 @@ impl Shared {
                 return None;
             }
             if let Some(runnable) = bench.take(number) {
+                self.tell_of_permits(&bench);
                 return Some(runnable);
             }
             bench = match bench.held_for(Instant::now()) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::QueueName;
 use crate::id::RunId;
-use crate::limits::{LEVEL_MESSAGES, LEVEL_RUNS_MAX};
+use crate::limits::{LEVEL_MESSAGES, LEVEL_RUNS_MAX, PARCEL_TASKS_MAX};
 
 /// The two bands of a user queue. Two queues instead of broker priorities: a prefetch full of one
 /// never holds up the other, and every broker version has them.
@@ -123,14 +123,24 @@ impl Levels {
     /// The level of so many more messages of a run: one for all of them, so that they keep their
     /// order.
     pub fn of_next(&self, run: RunId, messages: usize) -> Level {
+        Level::of(self.add(run, messages as u64))
+    }
+
+    /// So many tasks of a run are about to be published, in several parts. Those belong on one level:
+    /// workers take from all of them at once, and what was to come last would come in between.
+    pub fn expect(&self, run: RunId, tasks: usize) {
+        self.add(run, (tasks / PARCEL_TASKS_MAX) as u64);
+    }
+
+    fn add(&self, run: RunId, messages: u64) -> u64 {
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = published.entry(run).or_default();
-        *count = count.saturating_add(messages as u64);
-        let level = Level::of(*count);
+        *count = count.saturating_add(messages);
+        let count = *count;
         if published.len() > LEVEL_RUNS_MAX {
             published.pop_first();
         }
-        level
+        count
     }
 }
 
@@ -149,6 +159,16 @@ mod tests {
         assert_eq!(levels.of_next(large, 1), Level::Third);
         assert_eq!(levels.of_next(small, 1), Level::First, "each run by itself");
         assert_eq!(levels.of_next(small, second), Level::Third, "large from the start");
+    }
+
+    #[test]
+    fn what_comes_in_parts_is_on_one_level() {
+        let levels = Levels::default();
+        let run = RunId::new(0, 1);
+        levels.expect(run, 100_000);
+        assert_eq!(levels.of_next(run, 256), Level::Third);
+        levels.expect(RunId::new(0, 2), 10);
+        assert_eq!(levels.of_next(RunId::new(0, 2), 10), Level::First);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bolthole_broker::clock;
 use bolthole_broker::graph::{Captured, Plan, plan};
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits::{
-    CLIENT_LEASE, RUN_HEADER_BYTES_MAX, RUN_RETENTION, UNNAMED_RETENTION,
+    CLIENT_LEASE, RUN_HEADER_BYTES_MAX, RUN_RETENTION, SEGMENT_TASKS_MAX, UNNAMED_RETENTION,
 };
 use bolthole_broker::run::{Header, Open, Opened};
 use bolthole_broker::state::{FailurePolicy, RunState};
@@ -315,6 +315,9 @@ async fn stage_plan(
     blobs.sort_unstable_by_key(|(digest, _)| *digest);
     if !over {
         core.check_capable(&core.unchecked(&plan.classes)).await?;
+        if plan.nodes.len() > SEGMENT_TASKS_MAX {
+            core.levels.expect(staged.run, plan.nodes.len());
+        }
     }
     let mut cut = plan.cut(0);
     let mut next = 0;

@@ -134,14 +134,24 @@ impl Bench {
         self.permits.wishes(self.slots)
     }
 
+    /// Whether tasks are here that need any.
+    pub(super) fn have_permits(&self) -> bool {
+        !self.permits.is_empty()
+    }
+
     /// Whether that is something else than what it has.
     pub(super) fn have_permits_changed(&self) -> bool {
         self.permits.have_changed(self.slots)
     }
 
-    /// So many permits of a task are here now; true when more may run than before.
-    pub(super) fn grant_permits(&mut self, task: &str, granted: u32) -> bool {
-        self.permits.grant(task, granted)
+    /// What it is about to ask for of one task's.
+    pub(super) fn ask_permits(&mut self, task: &str) -> Option<Wish> {
+        self.permits.ask(task, self.slots)
+    }
+
+    /// So many of a task's are here now, of so many; true when more may run than before.
+    pub(super) fn grant_permits(&mut self, task: &str, granted: u32, max: u32) -> bool {
+        self.permits.grant(task, granted, max)
     }
 
     /// The first task whose resources are free and which may run, for this slot. While results wait

@@ -100,6 +100,7 @@ impl Shared {
                     return None;
                 }
                 if let Some(runnable) = bench.take(number) {
+                    self.tell_of_permits(&bench);
                     return Some(runnable);
                 }
                 bench.held_for(Instant::now())
