@@ -118,6 +118,14 @@ def stop():
         _, left = psutil.wait_procs(left, timeout=2)
 
 
+def to_the_end(main):
+    """Runs it, and ends all that it started whatever ends it."""
+    try:
+        main()
+    finally:
+        stop()
+
+
 class Usage:
     """Processor time and memory of this program, the system's processes and the servers."""
 

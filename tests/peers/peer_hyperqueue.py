@@ -67,7 +67,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(*sys.argv[2:])
     else:
-        try:
-            main()
-        finally:
-            common.stop()
+        common.to_the_end(main)

@@ -16,6 +16,7 @@ use crate::proxy::Proxy;
 use crate::servers::group::{Group, Process};
 use crate::servers::port::Port;
 use crate::servers::{self, Pair};
+use crate::workload::{self, HOLD};
 
 /// Far more than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -334,6 +335,39 @@ pub async fn underway(client: &Client, name: &str, count: u64) -> anyhow::Result
         Ok(Some(status))
     })
     .await
+}
+
+/// Two workers compute while `harm` is done, `pause` milliseconds a task and when `count` tasks have
+/// finished: the answer is right, so is that of what is submitted afterwards, and the workers live.
+///
+/// # Errors
+/// When one of that is not so; with what the workers have written.
+pub async fn survives(
+    cluster: &Cluster,
+    pause: &'static str,
+    count: u64,
+    harm: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut workers = [cluster.worker("one").await?, cluster.worker("two").await?];
+    let client = cluster.client().await?;
+    let run = client.run("run").header(HOLD, pause);
+    let computing = tokio::spawn(run.compute(workload::etl()));
+    underway(&client, "run", count).await?;
+    block_in_place(harm)?;
+    let answer = timeout(PATIENCE, computing).await;
+    let answer = answer.with_context(|| {
+        let logs = workers.iter().map(|worker| worker.output().unwrap_or_default());
+        format!("no answer; the workers wrote:\n{}", logs.collect::<Vec<_>>().join("\n"))
+    })???;
+    ensure!(answer == workload::etl_answer(), "{answer:?}");
+    let more = client.run("more").compute(workload::map_reduce());
+    ensure!(timeout(PATIENCE, more).await?? == workload::map_reduce_answer());
+    let status = client.attach("run").await?.status().await?;
+    ensure!(status.finished == status.tasks && status.failed == 0, "{status:?}");
+    for worker in &mut workers {
+        ensure!(worker.is_running()?, "a worker has ended: {}", worker.output()?);
+    }
+    Ok(())
 }
 
 /// Makes this process one of a cluster, whose log is read by tests: what it was started with, and

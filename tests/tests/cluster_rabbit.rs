@@ -1,12 +1,10 @@
 //! Workers on a cluster of RabbitMQ, of which the node dies that has the lanes: same answers.
 
-use anyhow::{Context as _, Result, ensure};
-use bolthole_tests::cluster::{Cluster, PATIENCE, underway};
+use anyhow::{Result, ensure};
+use bolthole_tests::cluster::{self, Cluster};
 use bolthole_tests::servers::{RabbitCluster, shared_redis};
-use bolthole_tests::workload::{self, HOLD};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::task::block_in_place;
-use tokio::time::timeout;
 
 /// The broker that the tests here harm, one at a time. It is whole when taken.
 async fn rabbit() -> Result<MutexGuard<'static, RabbitCluster>> {
@@ -32,33 +30,14 @@ async fn survives(
     let mut rabbit = rabbit().await?;
     let redis = block_in_place(shared_redis).url();
     let cluster = Cluster::at(env!("CARGO_BIN_EXE_cluster"), rabbit.url(query), redis)?;
-    let mut workers = [cluster.worker("one").await?, cluster.worker("two").await?];
-    let client = cluster.client().await?;
-    let run = client.run("run").header(HOLD, "200");
-    let computing = tokio::spawn(run.compute(workload::etl()));
-    underway(&client, "run", 5).await?;
-    block_in_place(|| {
+    cluster::survives(&cluster, "200", 5, || {
         let lane = format!("{}.bh.v1.default.hi", cluster.namespace());
         let (found, home) = rabbit.host(&lane)?;
         ensure!(found == kind, "{found} queues instead of {kind}");
         rabbit.nodes[home].kill();
         then(&mut rabbit, home)
-    })?;
-    let answer = timeout(PATIENCE, computing).await;
-    let answer = answer.with_context(|| {
-        let logs = workers.iter().map(|worker| worker.output().unwrap_or_default());
-        format!("no answer; the workers wrote:\n{}", logs.collect::<Vec<_>>().join("\n"))
-    })???;
-    ensure!(answer == workload::etl_answer(), "{answer:?}");
-    // What is submitted now needs the lanes.
-    let more = client.run("more").compute(workload::map_reduce());
-    ensure!(timeout(PATIENCE, more).await?? == workload::map_reduce_answer());
-    let status = client.attach("run").await?.status().await?;
-    ensure!(status.finished == status.tasks && status.failed == 0, "{status:?}");
-    for worker in &mut workers {
-        ensure!(worker.is_running()?, "a worker has ended: {}", worker.output()?);
-    }
-    Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

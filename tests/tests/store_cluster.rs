@@ -9,8 +9,8 @@ use bolthole_broker::clock;
 use bolthole_broker::id::RunId;
 use bolthole_broker::run::Committed;
 use bolthole_broker::state::RunState;
-use bolthole_broker::store::{Epoch, Error, Redis, Store, WorkerRecord};
-use bolthole_tests::conformance::store::sample::Sample;
+use bolthole_broker::store::{Epoch, Error, Redis, Store};
+use bolthole_tests::conformance::store::sample::{self, Sample};
 use bolthole_tests::servers::{self, MASTERS, RedisCluster};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::task::block_in_place;
@@ -156,15 +156,7 @@ async fn a_server_that_comes_back_empty_has_lost_its_runs_whole() {
 async fn without_one_server_nobody_is_in_contact() {
     let mut cluster = cluster().await;
     let (store, namespace) = connect(&cluster).await;
-    let record = WorkerRecord {
-        incarnation: clock::new_incarnation(),
-        address: "127.0.0.1:1".to_owned(),
-        slots: 2,
-        queues: vec!["default".to_owned()],
-        in_flight: vec![],
-        held_bytes: 0,
-        tasks: vec![],
-    };
+    let record = sample::worker();
     let hold = Duration::from_secs(60);
     let index = store.join(&record, hold).await.unwrap();
     let home = block_in_place(|| cluster.owner(&format!("{namespace}:bh:{{w}}workers")).unwrap());

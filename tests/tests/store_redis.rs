@@ -8,8 +8,8 @@ use bolthole_broker::clock;
 use bolthole_broker::id::RunId;
 use bolthole_broker::run::{Committed, Stage};
 use bolthole_broker::state::RunState;
-use bolthole_broker::store::{Error, EventCursor, Redis, Store, WorkerRecord};
-use bolthole_tests::conformance::store::sample::{Sample, done, open};
+use bolthole_broker::store::{Error, EventCursor, Redis, Store};
+use bolthole_tests::conformance::store::sample::{self, Sample, done, open};
 use bolthole_tests::servers::{self, RedisOptions, RedisServer};
 
 fn start(config: &[&str]) -> RedisServer {
@@ -210,15 +210,7 @@ async fn a_full_server_takes_no_new_work_and_finishes_what_it_has() {
     let server = start(&[]);
     let store = connect(&server, "").await;
     let sample = Sample::chain(&store, 2).await.unwrap();
-    let record = WorkerRecord {
-        incarnation: clock::new_incarnation(),
-        address: "127.0.0.1:1".to_owned(),
-        slots: 2,
-        queues: vec!["default".to_owned()],
-        in_flight: vec![],
-        held_bytes: 0,
-        tasks: vec![],
-    };
+    let record = sample::worker();
     let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
     let [living, dying] =
         [store.join(&record, long).await.unwrap(), store.join(&record, short).await.unwrap()];

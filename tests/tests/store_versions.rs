@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bolthole_broker::id::Incarnation;
 use bolthole_broker::store::{Error, Redis, Store, WorkerRecord};
+use bolthole_tests::conformance::store::sample;
 use bolthole_tests::servers;
 
 #[tokio::test]
@@ -12,15 +13,7 @@ async fn a_worker_that_cannot_be_understood_hides_no_other() -> Result<()> {
     let namespace = servers::namespace();
     let server = servers::shared_redis();
     let store = Store::Redis(Redis::connect(&server.url(), &namespace).await?);
-    let record = |life| WorkerRecord {
-        incarnation: Incarnation::new(life),
-        address: "127.0.0.1:1".to_owned(),
-        slots: 1,
-        queues: Vec::new(),
-        in_flight: Vec::new(),
-        held_bytes: 0,
-        tasks: Vec::new(),
-    };
+    let record = |life| WorkerRecord { incarnation: Incarnation::new(life), ..sample::worker() };
     let hold = Duration::from_secs(600);
     let strange = store.join(&record(1), hold).await?;
     let keys = server.cli(["--scan", "--pattern", &format!("{namespace}:bh:w*")])?;

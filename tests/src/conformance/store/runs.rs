@@ -7,11 +7,11 @@ use bolthole_broker::clock;
 use bolthole_broker::limits;
 use bolthole_broker::run::{Committed, End, Opened, Reason, Refused};
 use bolthole_broker::state::RunState;
-use bolthole_broker::store::{Error, EventCursor, Store, WorkerRecord};
+use bolthole_broker::store::{Error, EventCursor, Store};
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
-use super::sample::{PATIENCE, Sample, done, open, task};
+use super::sample::{self, PATIENCE, Sample, done, open, task};
 
 /// A name stands for one run: the same content attaches, other content conflicts, and a purged
 /// run's name is free again.
@@ -154,15 +154,7 @@ pub async fn blobs(store: &Store) -> anyhow::Result<()> {
 
 /// Workers have indexes of their own and records that can be renewed and deleted.
 pub async fn workers(store: &Store) -> anyhow::Result<()> {
-    let mut record = WorkerRecord {
-        incarnation: clock::new_incarnation(),
-        address: "127.0.0.1:1".to_owned(),
-        slots: 2,
-        queues: vec!["default".to_owned()],
-        in_flight: vec![],
-        held_bytes: 0,
-        tasks: vec![],
-    };
+    let mut record = sample::worker();
     let first = store.join(&record, limits::WORKER_LEASE).await?;
     let second = store.join(&record, limits::WORKER_LEASE).await?;
     ensure!(first != second);

@@ -8,7 +8,7 @@ use bolthole_broker::id::{Incarnation, RunId, TaskId};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::run::{Activate, Commit, End, Finished, Open, OutboxId, Stage};
 use bolthole_broker::state::{FailurePolicy, PINNED};
-use bolthole_broker::store::{Error, Store};
+use bolthole_broker::store::{Error, Store, WorkerRecord};
 use bytes::Bytes;
 
 /// Far more than anything here takes on a busy machine.
@@ -19,6 +19,19 @@ pub const DIGEST: [u8; 16] = [4; 16];
 /// A task of segment 0.
 pub fn task(index: u16) -> TaskId {
     TaskId::new(0, index)
+}
+
+/// A worker that has just begun.
+pub fn worker() -> WorkerRecord {
+    WorkerRecord {
+        incarnation: clock::new_incarnation(),
+        address: "127.0.0.1:1".to_owned(),
+        slots: 2,
+        queues: vec!["default".to_owned()],
+        in_flight: Vec::new(),
+        held_bytes: 0,
+        tasks: Vec::new(),
+    }
 }
 
 /// An unnamed run that fails fast.
