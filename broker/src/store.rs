@@ -324,6 +324,10 @@ dispatch! {
     /// Makes what `owner` has of a task's permits as many as `wanted`, or as others leave of `max`;
     /// how many it has now, until `hold` from now. With 0 wanted it gives them back.
     admit(task: &str, owner: Incarnation, wanted: u32, max: u32, hold: Duration) -> u32;
+    /// Says that a worker of these queues could run more tasks, for so long or until it is heard.
+    seek(queues: &[String], hold: Duration) -> ();
+    /// Whether somebody says so of a queue; once.
+    sought(queue: &str) -> bool;
     /// A living worker.
     worker(index: WorkerIndex) -> Option<WorkerRecord>;
     /// All living workers.

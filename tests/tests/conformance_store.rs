@@ -75,6 +75,7 @@ conformance!(
     runs::workers,
     runs::locks,
     runs::permits,
+    runs::seeking,
     runs::failures,
     runs::repeated_commits,
     tasks::refusals,

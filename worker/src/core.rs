@@ -24,6 +24,7 @@ mod life;
 mod near;
 mod parcels;
 mod session;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -34,6 +35,8 @@ pub(crate) use life::{Compared, Recent};
 pub(crate) use parcels::ParcelId;
 use parcels::Parcels;
 use session::Session;
+use sharing::Sharing;
+pub(crate) use sharing::Standing;
 pub(crate) use tick::OnSlot;
 
 /// A task's work should last about this long between two looks at the queue.
@@ -70,6 +73,12 @@ pub(crate) enum Effect {
     Later { run: RunId, ready: Ready, info: TaskInfo, wait: Duration },
     /// Take these off the bench, unless they have started, and say which.
     TakeBack(Vec<Key>),
+    /// Say for so long that this worker could run more tasks.
+    Seek(Duration),
+    /// Look whether another one could.
+    Look,
+    /// Give half of what waits for slots to others.
+    Share,
     /// Drop a staged segment whose tasks will never start.
     Unstage { run: RunId, segment: u32 },
     /// Take or prolong leases.
@@ -189,6 +198,7 @@ pub(crate) struct Core {
     /// Memory for results is scarcer than it was.
     filling: bool,
     draining: bool,
+    sharing: Sharing,
     session: Session,
     life: Life,
 }
@@ -205,6 +215,7 @@ impl Core {
             task_seconds: PARCEL_WORK.as_secs_f64(),
             filling: false,
             draining: false,
+            sharing: Sharing::default(),
             session: Session::First,
             life: Life::default(),
         }
@@ -337,6 +348,7 @@ impl Core {
                 _ => self.give_away(*key, Doubt::Old, &mut effects),
             }
         }
+        let mut effects = merged(effects);
         self.settle_deliveries(now, &mut effects);
         effects
     }
@@ -458,4 +470,28 @@ impl Core {
         let served = self.me.queues.contains(&info.class().options.queue);
         served && !self.draining && info.may_continue(depth)
     }
+}
+
+/// What is published on the same account goes together.
+fn merged(effects: Vec<Effect>) -> Vec<Effect> {
+    let mut merged: Vec<Effect> = Vec::with_capacity(effects.len());
+    let mut places: BTreeMap<(RunId, Ticket), usize> = BTreeMap::new();
+    for effect in effects {
+        let Effect::Publish(publish) = effect else {
+            merged.push(effect);
+            continue;
+        };
+        let place = (publish.run, publish.ticket);
+        match places.get(&place).and_then(|place| merged.get_mut(*place)) {
+            Some(Effect::Publish(first)) if first.doubt == publish.doubt => {
+                first.ready.extend(publish.ready);
+                first.leases.extend(publish.leases);
+            }
+            _ => {
+                places.insert(place, merged.len());
+                merged.push(Effect::Publish(publish));
+            }
+        }
+    }
+    merged
 }

@@ -27,6 +27,7 @@ pub(crate) struct Pulse {
     pub(crate) differing: Number,
     pub(crate) published: Number,
     pub(crate) unpublished: Number,
+    pub(crate) shared: Number,
     pub(crate) parked: Number,
     pub(crate) dead_letters: Number,
     pub(crate) failed: Labelled,
@@ -82,6 +83,10 @@ impl Pulse {
             unpublished: counter(
                 "bolthole_tasks_unpublished_total",
                 "Ready tasks whose message the queue did not take; reconciling rings for them.",
+            ),
+            shared: counter(
+                "bolthole_tasks_shared_total",
+                "Tasks that waited here and were given to workers that had none.",
             ),
             parked: counter(
                 "bolthole_tasks_parked_total",

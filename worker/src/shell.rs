@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{Compared, Core, Effect, Publish};
-use crate::flight::{Doubt, Finish, Key, Prepared, Wanted};
+use crate::flight::{Doubt, Finish, Key, Prepared};
 use crate::hold::Pressure;
 use crate::prepare::Preparer;
 use crate::presence::InFlight;
@@ -59,6 +59,8 @@ enum Answer {
     Published(Publish, bool),
     Leased(RunId, Vec<(LeaseRequest, Leased)>),
     Retried(Key),
+    /// Whether another worker could run more tasks.
+    Sought(bool),
     Compared(Epoch, Compared),
 }
 
@@ -137,9 +139,10 @@ impl Shell {
         let mut consuming = true;
         loop {
             self.pulse.beat();
-            let commit_due = self.core.next_commit();
-            let commit_timer = async {
-                match commit_due {
+            let due =
+                [self.core.next_commit(), self.core.next_sharing()].into_iter().flatten().min();
+            let timer = async {
+                match due {
                     Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -170,7 +173,7 @@ impl Shell {
                     None => consuming = false,
                 },
                 answer = self.inbox.recv() => self.take_answers(answer).await,
-                () = commit_timer => {}
+                () = timer => {}
                 Some((run, ready)) = self.inherited.recv() => {
                     let effects = self.core.on_inherited(run, ready);
                     self.perform(effects).await;
@@ -186,9 +189,10 @@ impl Shell {
             if !finished.is_empty() {
                 self.end_attempts(finished, now).await;
             }
-            let starving = self.slots.is_starving();
-            let commits = self.core.due_commits(now, starving);
-            self.perform(commits).await;
+            let standing = self.slots.standing();
+            let mut due = self.core.due_commits(now, standing.starving);
+            due.extend(self.core.due_sharing(now, standing));
+            self.perform(due).await;
             if draining && self.core.is_idle() {
                 drained.send_replace(true);
                 break;
@@ -252,6 +256,7 @@ impl Shell {
             }
             Answer::Leased(run, answers) => self.core.on_leased(run, answers, now),
             Answer::Retried(key) => self.core.on_retried(key, now),
+            Answer::Sought(sought) => self.core.on_sought(sought, now),
             Answer::Compared(epoch, compared) => self.on_compared(epoch, compared, now),
         }
     }
@@ -418,6 +423,13 @@ impl Shell {
                 let back = self.slots.take_back(&keys);
                 return self.core.on_taken_back(&back, Instant::now());
             }
+            Effect::Seek(hold) => self.seek(hold),
+            Effect::Look => self.look(),
+            Effect::Share => {
+                let keys = self.slots.last_half(|key| self.core.may_share(key));
+                self.pulse.shared.add(keys.len() as u64);
+                return vec![Effect::TakeBack(keys)];
+            }
             Effect::Unstage { run, segment } => self.unstage(run, segment),
             Effect::Later { run, ready, info, wait } => self.ring_later(run, ready, info, wait),
             Effect::Confirm(keys) => {
@@ -472,29 +484,5 @@ impl Shell {
                 self.pulse.failed.with(&error.name).add(1);
             }
         }
-    }
-
-    /// Prepares what needs nothing from elsewhere at once, the rest beside the loop.
-    fn prepare(&mut self, run: RunId, tasks: Vec<Wanted>) -> Vec<Effect> {
-        let mut here = Vec::new();
-        let mut elsewhere = Vec::new();
-        for wanted in tasks {
-            match self.preparer.at_once(run, &wanted) {
-                Some(prepared) => here.push(((run, wanted.ready.task), prepared)),
-                None => elsewhere.push(wanted),
-            }
-        }
-        if !elsewhere.is_empty() {
-            let preparer = Arc::clone(&self.preparer);
-            let answers = self.answers.clone();
-            self.tracker.spawn(async move {
-                let answer = Answer::Prepared(preparer.prepare(run, &elsewhere).await);
-                let _ = answers.send(answer).await;
-            });
-        }
-        if here.is_empty() {
-            return Vec::new();
-        }
-        self.core.on_prepared(here, clock::random_u64(), Instant::now())
     }
 }

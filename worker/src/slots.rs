@@ -18,7 +18,7 @@ use bolthole_broker::task::TaskKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::OnSlot;
+use crate::core::{OnSlot, Standing};
 use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
 use crate::hold::Pressure;
@@ -209,9 +209,19 @@ impl Slots {
         self.shared.bench().running()
     }
 
-    /// Whether a slot has nothing to run.
-    pub(crate) fn is_starving(&self) -> bool {
-        self.shared.bench().is_starving()
+    /// What waits, and whether a slot has nothing to run.
+    pub(crate) fn standing(&self) -> Standing {
+        self.shared.bench().standing()
+    }
+
+    /// A queue whose tasks wait.
+    pub(crate) fn queue(&self) -> Option<String> {
+        self.shared.bench().queue().map(str::to_owned)
+    }
+
+    /// Half of the tasks of that queue that wait and `may` be run by others.
+    pub(crate) fn last_half(&self, may: impl Fn(Key) -> bool) -> Vec<Key> {
+        self.shared.bench().last_half(may)
     }
 
     /// No more tasks: threads end when they come back.

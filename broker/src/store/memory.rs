@@ -74,6 +74,8 @@ struct State {
     locks: HashMap<RunId, (Incarnation, u64)>,
     /// Permits of tasks, by who has them, and until when.
     permits: HashMap<String, BTreeMap<Incarnation, (u32, u64)>>,
+    /// Queues for which a worker could run more tasks, and until when that is said.
+    sought: HashMap<String, u64>,
     /// While there is to be one.
     #[cfg(feature = "failpoints")]
     audit: Option<Vec<crate::audit::Entry>>,

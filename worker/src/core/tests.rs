@@ -38,6 +38,18 @@ fn key(index: u16) -> Key {
     (RUN(), TaskId::new(0, index))
 }
 
+/// A worker of one slot that has nothing yet.
+pub(super) fn core() -> Core {
+    Core::new(Identity {
+        incarnation: Incarnation::new(1),
+        address: "here".to_owned(),
+        slots: 1,
+        order: None,
+        queues: ["default".to_owned()].into(),
+        tasks_per_commit: limits::COMMIT_TASKS_MAX,
+    })
+}
+
 impl Desk {
     /// With so many deliveries at hand.
     async fn new(deliveries: usize) -> Self {
@@ -65,14 +77,7 @@ impl Desk {
         };
         let class = TaskClass { task: "test".to_owned(), ..TaskClass::relay("default") };
         let chunk = Arc::new(Chunk { classes: vec![class], tasks: (0..4).map(task).collect() });
-        let core = Core::new(Identity {
-            incarnation: Incarnation::new(1),
-            address: "here".to_owned(),
-            slots: 1,
-            order: None,
-            queues: ["default".to_owned()].into(),
-            tasks_per_commit: limits::COMMIT_TASKS_MAX,
-        });
+        let core = core();
         received.reverse();
         Self { core, chunk, deliveries: received }
     }

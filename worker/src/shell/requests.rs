@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bolthole_broker::clock;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
@@ -14,13 +15,13 @@ use bolthole_broker::queue::Tag;
 use bolthole_broker::run::{Commit, Committed, FreedResult, LeaseRequest, Ready, Retried, Retry};
 use bolthole_broker::state::RunState;
 use bolthole_broker::store::Store;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Shell};
 use crate::commit::{send_commit, settle_all};
-use crate::core::Publish;
-use crate::flight::TaskInfo;
+use crate::core::{Effect, Publish};
+use crate::flight::{TaskInfo, Wanted};
 
 /// The wait before the store is asked again, doubled each time up to the second.
 pub(super) const STORE_WAIT: (Duration, Duration) =
@@ -74,6 +75,59 @@ impl Shell {
             }
             let confirmed = publisher.ring_until(*run, ready, *doubt, per_parcel, &stop).await;
             let _ = answers.send(Answer::Published(publish, confirmed)).await;
+        });
+    }
+
+    /// Prepares what needs nothing from elsewhere at once, the rest beside the loop.
+    pub(super) fn prepare(&mut self, run: RunId, tasks: Vec<Wanted>) -> Vec<Effect> {
+        let mut here = Vec::new();
+        let mut elsewhere = Vec::new();
+        for wanted in tasks {
+            match self.preparer.at_once(run, &wanted) {
+                Some(prepared) => here.push(((run, wanted.ready.task), prepared)),
+                None => elsewhere.push(wanted),
+            }
+        }
+        if !elsewhere.is_empty() {
+            let preparer = Arc::clone(&self.preparer);
+            let answers = self.answers.clone();
+            self.tracker.spawn(async move {
+                let answer = Answer::Prepared(preparer.prepare(run, &elsewhere).await);
+                let _ = answers.send(answer).await;
+            });
+        }
+        if here.is_empty() {
+            return Vec::new();
+        }
+        self.core.on_prepared(here, clock::random_u64(), Instant::now())
+    }
+
+    /// Says that this worker could run more tasks.
+    pub(super) fn seek(&self, hold: Duration) {
+        let preparer = Arc::clone(&self.preparer);
+        self.tracker.spawn(async move {
+            let queues: Vec<String> = preparer.queues.iter().cloned().collect();
+            if let Err(error) = preparer.store.seek(&queues, hold).await {
+                tracing::debug!(%error, "nobody is told that this worker could run more");
+            }
+        });
+    }
+
+    /// Looks whether another worker could run more tasks.
+    pub(super) fn look(&self) {
+        let store = self.preparer.store.clone();
+        let answers = self.answers.clone();
+        let queue = self.slots.queue();
+        self.tracker.spawn(async move {
+            let sought = match &queue {
+                Some(queue) => store.sought(queue).await,
+                None => Ok(false),
+            };
+            let sought = sought.unwrap_or_else(|error| {
+                tracing::debug!(%error, "whether others could run more is not known");
+                false
+            });
+            let _ = answers.send(Answer::Sought(sought)).await;
         });
     }
 

@@ -7,7 +7,7 @@ use bolthole_broker::call::Units;
 use bolthole_broker::limits;
 use tokio::time::Instant;
 
-use crate::core::OnSlot;
+use crate::core::{OnSlot, Standing};
 use crate::flight::{Key, Runnable};
 use crate::hold::Pressure;
 use crate::options::Order;
@@ -283,8 +283,19 @@ impl Bench {
         running.chain(aside).collect()
     }
 
-    /// Whether a slot has nothing to run.
-    pub(super) fn is_starving(&self) -> bool {
-        self.waiting.is_empty() && self.running.len() < self.slots
+    /// What waits, and whether a slot has nothing to run.
+    pub(super) fn standing(&self) -> Standing {
+        let starving = self.waiting.is_empty() && self.running.len() < self.slots;
+        Standing { waiting: self.waiting.len(), starving }
+    }
+
+    /// A queue whose tasks wait.
+    pub(super) fn queue(&self) -> Option<&str> {
+        self.waiting.queue()
+    }
+
+    /// Half of the tasks of that queue that wait and that others could run as well.
+    pub(super) fn last_half(&self, fits: impl Fn(Key) -> bool) -> Vec<Key> {
+        self.waiting.last_half(|task| !task.isolated && fits(task.key))
     }
 }

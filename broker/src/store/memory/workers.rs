@@ -86,6 +86,23 @@ impl Memory {
         Ok(granted)
     }
 
+    pub(in crate::store) async fn seek(
+        &self,
+        queues: &[String],
+        hold: Duration,
+    ) -> Result<(), Error> {
+        let until = self.now_ms() + millis(hold);
+        let said = queues.iter().map(|queue| (queue.clone(), until));
+        self.state().sought.extend(said);
+        Ok(())
+    }
+
+    pub(in crate::store) async fn sought(&self, queue: &str) -> Result<bool, Error> {
+        let now_ms = self.now_ms();
+        let said = self.state().sought.remove(queue);
+        Ok(said.is_some_and(|until| until > now_ms))
+    }
+
     pub(in crate::store) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {
         let now_ms = self.now_ms();
         let mut state = self.state();

@@ -160,6 +160,11 @@ impl Keys {
         self.of_workers(&format!("p:{task}"))
     }
 
+    /// That a worker could run more tasks of a queue.
+    pub(super) fn sought(&self, queue: &str) -> String {
+        self.of_workers(&format!("i:{queue}"))
+    }
+
     /// What a key is for; `None` for one that no version of this program writes here.
     pub(super) fn purpose<'a>(&self, key: &'a str) -> Option<Purpose<'a>> {
         let rest = key.strip_prefix(&self.prefix)?.strip_prefix("bh:")?;
@@ -192,7 +197,8 @@ impl Keys {
 }
 
 fn says_of_workers(rest: &str) -> bool {
-    matches!(rest, "workers" | "wd") || rest.starts_with("w:") || rest.starts_with("p:")
+    let of_one = ["w:", "p:", "i:"].iter().any(|kind| rest.starts_with(kind));
+    of_one || matches!(rest, "workers" | "wd")
 }
 
 #[cfg(test)]
@@ -218,8 +224,8 @@ mod tests {
             let worker = keys.worker(WorkerIndex::new(7));
             let lists = keys.lists();
             assert!(lists.contains(&keys.runs(run)));
-            for key in
-                [keys.workers(), keys.deaths(), keys.permits("a:b"), worker].iter().chain(&lists)
+            let (permits, sought) = (keys.permits("a:b"), keys.sought("a:b"));
+            for key in [keys.workers(), keys.deaths(), permits, sought, worker].iter().chain(&lists)
             {
                 assert_eq!(keys.purpose(key), Some(Purpose::Bookkeeping), "{key}");
             }

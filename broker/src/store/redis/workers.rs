@@ -149,6 +149,24 @@ impl Redis {
         if reply.code == DONE { Ok(decode::u32(&mut reply.rest)?) } else { Err(reply.refused()) }
     }
 
+    pub(in crate::store) async fn seek(
+        &self,
+        queues: &[String],
+        hold: Duration,
+    ) -> Result<(), Error> {
+        let mut say = redis::pipe();
+        for queue in queues {
+            say.cmd("SET").arg(self.keys.sought(queue)).arg(1).arg("PX").arg(millis(hold));
+        }
+        self.servers.ask_all(&0, &say).await.map(drop)
+    }
+
+    pub(in crate::store) async fn sought(&self, queue: &str) -> Result<bool, Error> {
+        let mut hear = redis::cmd("GETDEL");
+        hear.arg(self.keys.sought(queue));
+        Ok(self.servers.ask(&0, &hear).await? != Value::Nil)
+    }
+
     pub(in crate::store) async fn bury(&self, index: WorkerIndex) -> Result<(), Error> {
         let mut remove = redis::cmd("UNLINK");
         remove.arg(self.keys.worker(index));

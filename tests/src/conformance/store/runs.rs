@@ -212,6 +212,22 @@ pub async fn permits(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// That a worker could run more tasks of a queue is heard once, by one, and not for ever.
+pub async fn seeking(store: &Store) -> anyhow::Result<()> {
+    let queue = |number: u64| format!("{number} {}", clock::new_run_id());
+    let (one, other) = (queue(1), queue(2));
+    let (long, short) = (Duration::from_secs(600), Duration::from_millis(1));
+    ensure!(!store.sought(&one).await?);
+    store.seek(&[one.clone(), other.clone()], long).await?;
+    store.seek(&[one.clone()], long).await?;
+    ensure!(store.sought(&one).await? && !store.sought(&one).await?);
+    ensure!(store.sought(&other).await?);
+    store.seek(&[one.clone()], short).await?;
+    tokio::time::sleep(short * 2).await;
+    ensure!(!store.sought(&one).await?);
+    Ok(())
+}
+
 /// One looks after a run at a time.
 pub async fn locks(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 1).await?;

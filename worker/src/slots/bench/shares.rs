@@ -85,6 +85,30 @@ impl Shares {
         gone
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.runs.values().map(|share| share.waiting.len()).sum()
+    }
+
+    /// A queue whose tasks wait.
+    pub(super) fn queue(&self) -> Option<&str> {
+        let first = self.runs.values().find_map(|share| share.waiting.peek())?;
+        Some(&first.task.info.class().options.queue)
+    }
+
+    /// Half of the tasks of that queue that `fit`, those that would be the last of their runs.
+    pub(super) fn last_half(&self, fits: impl Fn(&Runnable) -> bool) -> Vec<Key> {
+        let Some(queue) = self.queue() else { return Vec::new() };
+        let of_queue = |task: &Runnable| task.info.class().options.queue == queue;
+        let mut half = Vec::new();
+        for share in self.runs.values() {
+            let fitting = share.waiting.iter().filter(|one| of_queue(&one.task) && fits(&one.task));
+            let mut fitting: Vec<&Waiting> = fitting.collect();
+            fitting.sort_unstable();
+            half.extend(fitting.iter().take(fitting.len().div_ceil(2)).map(|one| one.task.key));
+        }
+        half
+    }
+
     /// The first task that `fits`; it runs from now on. Of the run whose first task has the highest
     /// priority, and among those the one that has had the least.
     pub(super) fn take(&mut self, fits: impl Fn(&Runnable) -> bool) -> Option<Runnable> {
