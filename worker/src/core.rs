@@ -145,7 +145,9 @@ struct Flight {
     result: Option<Kept>,
     /// Tasks between it and the last commit.
     depth: u16,
-    /// Tasks that run on its uncommitted value.
+    /// It has ended, and others may run on its uncommitted value.
+    leads: bool,
+    /// Tasks that do.
     continued: Vec<Key>,
     /// Its end is dropped: it lost, or what it came from did, or it was given away.
     void: bool,
@@ -176,10 +178,12 @@ pub(crate) struct Identity {
     pub(crate) tasks_per_commit: usize,
 }
 
-/// Looks up descriptors that are at hand.
+/// Looks up what is at hand.
 pub(crate) trait Describe {
     /// The task's descriptor, without waiting.
     fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo>;
+    /// Whether the committed result of a task is in memory here.
+    fn has(&self, key: Key) -> bool;
 }
 
 /// The worker's state. Its maps are ordered, so that equal events have equal effects in equal order.
@@ -345,10 +349,15 @@ impl Core {
         for key in keys {
             match self.flights.get(key) {
                 Some(flight) if flight.void => self.leave(*key, &mut effects),
+                // Whatever releases it shares it out.
+                Some(flight) if flight.is_ahead() => {
+                    self.land(*key);
+                    self.sharing.owe();
+                }
                 _ => self.give_away(*key, Doubt::Old, &mut effects),
             }
         }
-        let mut effects = merged(effects);
+        let mut effects = drain::together(effects);
         self.settle_deliveries(now, &mut effects);
         effects
     }
@@ -377,6 +386,7 @@ impl Core {
             cancel: None,
             result: None,
             depth,
+            leads: false,
             continued: Vec::new(),
             void: false,
             outlived: false,
@@ -465,33 +475,9 @@ impl Core {
         effects.extend(self.parcels.take_settled(now).into_iter().map(Effect::Ack));
     }
 
-    /// Whether a task of this class may follow `flight` before the commit, on its value alone.
+    /// Whether a task of this class may run on values that are not committed.
     fn may_continue(&self, info: &TaskInfo, depth: u16) -> bool {
         let served = self.me.queues.contains(&info.class().options.queue);
         served && !self.draining && info.may_continue(depth)
     }
-}
-
-/// What is published on the same account goes together.
-fn merged(effects: Vec<Effect>) -> Vec<Effect> {
-    let mut merged: Vec<Effect> = Vec::with_capacity(effects.len());
-    let mut places: BTreeMap<(RunId, Ticket), usize> = BTreeMap::new();
-    for effect in effects {
-        let Effect::Publish(publish) = effect else {
-            merged.push(effect);
-            continue;
-        };
-        let place = (publish.run, publish.ticket);
-        match places.get(&place).and_then(|place| merged.get_mut(*place)) {
-            Some(Effect::Publish(first)) if first.doubt == publish.doubt => {
-                first.ready.extend(publish.ready);
-                first.leases.extend(publish.leases);
-            }
-            _ => {
-                places.insert(place, merged.len());
-                merged.push(Effect::Publish(publish));
-            }
-        }
-    }
-    merged
 }

@@ -16,6 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Tasks that may follow each other without a commit between them.
 pub(crate) const LAZY_CHAIN_MAX: u16 = 64;
+/// The same where tasks use several results. After the death of a worker all that may have run there
+/// is tried one by one, and such tasks become many.
+const LAZY_JOIN_MAX: u16 = 16;
+/// With more inputs than these it is not looked whether all of them are here.
+const LAZY_INPUTS_MAX: usize = 16;
 
 /// A task of a run.
 pub(crate) type Key = (RunId, TaskId);
@@ -49,11 +54,19 @@ impl TaskInfo {
         let class = self.class();
         // A failed attempt is noted at once, and could be before the task is ready at all: then its
         // next one would be forgotten. Hence no task that may be retried.
-        depth < LAZY_CHAIN_MAX
+        depth < self.ahead_max()
             && class.options.retries == 0
-            && self.descriptor().inputs.len() == 1
             && class.kind != TaskKind::Effect
             && class.options.not_before_ms.is_none()
+    }
+
+    /// How many tasks there may be between it and the last commit.
+    pub(crate) fn ahead_max(&self) -> u16 {
+        match self.descriptor().inputs.len() {
+            1 => LAZY_CHAIN_MAX,
+            2..=LAZY_INPUTS_MAX => LAZY_JOIN_MAX,
+            _ => 0,
+        }
     }
 
     /// The tasks whose results it uses: those of its descriptor, or the one it was forwarded to.
@@ -98,12 +111,23 @@ pub(crate) struct Wanted {
     pub(crate) lazy: Option<Lead>,
 }
 
-/// An uncommitted attempt that a task continues.
-#[derive(Debug, Clone, Copy)]
+/// Uncommitted attempts that a task continues.
+#[derive(Debug, Clone)]
 pub(crate) struct Lead {
+    /// The one that has just ended.
     pub(crate) nonce: u64,
-    /// Tasks between the one that continues it and the last commit.
+    /// Others whose results it uses as well.
+    pub(crate) others: Vec<(TaskId, u64)>,
+    /// Tasks between the one that continues them and the last commit.
     pub(crate) depth: u16,
+}
+
+impl Lead {
+    /// The attempt whose value of an input may be used; of any other input a committed one.
+    pub(crate) fn nonce_of(&self, input: TaskId) -> u64 {
+        let other = self.others.iter().find(|(task, _)| *task == input);
+        other.map_or(self.nonce, |(_, nonce)| *nonce)
+    }
 }
 
 /// What preparing a task came to.

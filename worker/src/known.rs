@@ -12,7 +12,6 @@ use bolthole_broker::run::Header;
 use bolthole_broker::store::{Error, Store};
 use bytes::Bytes;
 
-use crate::core::Describe;
 use crate::flight::TaskInfo;
 
 /// Encoded descriptors to keep.
@@ -81,6 +80,12 @@ fn size_of(header: &Header) -> usize {
 }
 
 impl Known {
+    /// A task's descriptor, if it is here.
+    pub(crate) fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo> {
+        let (segment, number) = chunk_of(task);
+        TaskInfo::find(&get(&self.chunks, (run, segment, number))?, task.index())
+    }
+
     pub(crate) fn new(store: Store) -> Self {
         Self {
             store,
@@ -166,13 +171,6 @@ impl Known {
 
     pub(crate) fn blob_at_hand(&self, run: RunId, digest: BlobDigest) -> Option<Bytes> {
         get(&self.blobs, (run, digest))
-    }
-}
-
-impl Describe for Known {
-    fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo> {
-        let (segment, number) = chunk_of(task);
-        TaskInfo::find(&get(&self.chunks, (run, segment, number))?, task.index())
     }
 }
 

@@ -86,9 +86,10 @@ impl Preparer {
         if let Some(unfit) = self.unfit(run, wanted.ready, &info) {
             return Some(unfit);
         }
-        let continuing = wanted.lazy.map(|lead| lead.nonce);
+        let lead = wanted.lazy.as_ref();
         let mut inputs = Vec::with_capacity(info.descriptor().inputs.len());
         for input in &info.descriptor().inputs {
+            let continuing = lead.map(|lead| lead.nonce_of(*input));
             inputs.push(self.inputs.at_hand(run, *input, continuing)?);
         }
         let mut blobs = HashMap::new();
@@ -103,7 +104,7 @@ impl Preparer {
             inputs,
             blobs,
             &header,
-            Start { depth: wanted.lazy.map_or(0, |lead| lead.depth), ..Start::first(nonce) },
+            Start { depth: lead.map_or(0, |lead| lead.depth), ..Start::first(nonce) },
         ))
     }
 
@@ -392,6 +393,16 @@ impl Preparer {
                 message: error.to_string(),
             },
         }
+    }
+}
+
+impl Describe for Preparer {
+    fn describe(&self, run: RunId, task: TaskId) -> Option<TaskInfo> {
+        self.known.describe(run, task)
+    }
+
+    fn has(&self, (run, task): Key) -> bool {
+        self.inputs.at_hand(run, task, None).is_some()
     }
 }
 

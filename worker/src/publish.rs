@@ -15,7 +15,6 @@ use tokio::sync::RwLock;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::Describe;
 use crate::flight::{Doubt, TaskInfo};
 use crate::known::Known;
 

@@ -218,7 +218,7 @@ impl Shell {
     async fn end_attempts(&mut self, finished: Vec<Finish>, now: Instant) {
         let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
         self.pulse.started.add(followed as u64);
-        let known = Arc::clone(&self.preparer.known);
+        let known = Arc::clone(&self.preparer);
         let effects = self.core.on_finished(finished, &*known, clock::random_u64(), now);
         self.slots.set_order(self.core.order());
         self.perform(effects).await;
@@ -238,7 +238,7 @@ impl Shell {
         match answer {
             Answer::Prepared(prepared) => self.core.on_prepared(prepared, clock::random_u64(), now),
             Answer::Committed(id, reply) => {
-                let known = Arc::clone(&self.preparer.known);
+                let known = Arc::clone(&self.preparer);
                 let blocked = self.publisher.queue.is_blocked();
                 match &reply {
                     Committed::Written { .. } => self.pulse.commits.add(1),

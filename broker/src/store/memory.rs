@@ -159,11 +159,8 @@ impl Memory {
         let named = open.name.as_ref().and_then(|name| state.names.get(name).copied());
         let there = named.or(Some(run)).and_then(|id| Some((id, state.runs.get(&id)?)));
         if let Some((id, other)) = there {
-            return Ok(if other.is_same(open) {
-                Opened::Attached(id)
-            } else {
-                Opened::Conflict(id)
-            });
+            let same = other.is_same(open);
+            return Ok(if same { Opened::Attached(id) } else { Opened::Conflict(id) });
         }
         if let Some(name) = &open.name {
             state.names.insert(name.clone(), run);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::near::Near;
 use super::{Core, Describe, Effect, Publish, Stage, Ticket};
-use crate::flight::{Doubt, Key, TaskInfo, Wanted};
+use crate::flight::{Doubt, Key, Wanted};
 
 impl Core {
     /// Commits that are due; `starving` when a slot has nothing to run.
@@ -104,9 +104,9 @@ impl Core {
             .into_iter()
             .map(|(ready, stays_until)| {
                 let info = known.describe(run, ready.task);
-                let alone = |info: &TaskInfo| info.descriptor().inputs.len() == 1;
-                let doubt = if suspect > 0 && info.as_ref().is_none_or(alone) {
-                    Doubt::Deadly(suspect)
+                let reach = info.as_ref().map_or(suspect, |info| suspect.min(info.ahead_max()));
+                let doubt = if reach > 0 {
+                    Doubt::Deadly(reach)
                 } else if again || ready.generation > 0 {
                     // A recomputation or a forwarded task brings its own history; and of what was
                     // computed again there may be an older copy here.
@@ -188,6 +188,8 @@ impl Core {
                 if let Some(earlier) = flight.outbox.replace(sequence) {
                     self.release_settled(run, earlier, 1);
                 }
+            } else if !blocked && self.sharing.pay() {
+                published.push(ready);
             } else if room > 0 {
                 room -= 1;
                 kept.push((ready, None));

@@ -90,13 +90,13 @@ impl Core {
 impl Flight {
     /// Whether it continues a task whose commit is to come, which will release it: to ring for it as
     /// well would be to ring twice, the second time without doubt.
-    fn is_ahead(&self) -> bool {
+    pub(super) fn is_ahead(&self) -> bool {
         self.depth > 0 && self.outbox.is_none() && !self.rung && !self.void
     }
 }
 
 /// The same effects, with one publication for all that waits for the same.
-fn together(effects: Vec<Effect>) -> Vec<Effect> {
+pub(super) fn together(effects: Vec<Effect>) -> Vec<Effect> {
     let mut others = Vec::new();
     let mut publishes: BTreeMap<(RunId, Ticket, Doubt), Publish> = BTreeMap::new();
     for effect in effects {

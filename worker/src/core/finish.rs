@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::batch::{Entry, stands_alone};
-use super::{Core, Describe, Effect, Publish, Stage, Ticket};
+use super::{Core, Describe, Effect, Flight, Publish, Stage, Ticket};
 use crate::flight::{Begun, Doubt, Ended, Finish, Kept, Key, Lead, Prepared, TaskInfo, Wanted};
 
 impl Core {
@@ -276,43 +276,71 @@ impl Core {
         }
     }
 
-    /// Runs on with the successors that need nothing but this result, before it is committed.
+    /// Runs on with the successors for which all results are here, before they are committed.
     fn continue_from(&mut self, key: Key, known: &impl Describe, effects: &mut Vec<Effect>) {
         let (run, _) = key;
-        let Some(flight) = self.flights.get(&key) else { return };
-        let (depth, nonce) = (flight.depth + 1, flight.nonce);
-        let parcel = flight.parcel.filter(|parcel| self.parcels.lends(*parcel));
+        let slots = self.me.slots;
+        let Some(flight) = self.flights.get_mut(&key) else { return };
         // What follows a recomputed task may be anywhere: the commit tells. What follows a suspect
         // is one, too, and its crashes can be counted only when it is ready.
         if flight.ready != Ready::first(key.1) || flight.suspect > 0 {
             return;
         }
+        flight.leads = true;
+        let parcel = flight.parcel.filter(|parcel| self.parcels.lends(*parcel));
         let Some(info) = flight.info.clone() else { return };
         let mut tasks = Vec::new();
+        let mut room = None;
         for successor in &info.descriptor().successors {
+            if tasks.len() >= slots && tasks.len() >= *room.get_or_insert_with(|| self.room()) {
+                break;
+            }
             let next = (run, *successor);
             let Some(info) = known.describe(run, *successor) else { continue };
-            if self.flights.contains_key(&next)
-                || !self.may_continue(&info, depth)
-                || tasks.len() >= self.me.slots
-            {
+            if self.flights.contains_key(&next) {
                 continue;
             }
-            let ready = Ready::first(*successor);
-            let lazy = Some(Lead { nonce, depth });
-            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy };
+            let Some(lead) = self.lead(key, &info, known) else { continue };
+            let leaders = lead.others.iter().map(|(task, _)| *task).chain([key.1]);
+            for leader in leaders {
+                if let Some(flight) = self.flights.get_mut(&(run, leader)) {
+                    flight.continued.push(next);
+                }
+            }
+            let (ready, depth) = (Ready::first(*successor), lead.depth);
+            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy: Some(lead) };
             self.take_off(run, &wanted, parcel, None, depth);
             if let Some(parcel) = parcel {
                 self.parcels.add_tasks(parcel, 1);
-            }
-            if let Some(flight) = self.flights.get_mut(&key) {
-                flight.continued.push(next);
             }
             tasks.push(wanted);
         }
         if !tasks.is_empty() {
             effects.push(Effect::Prepare { run, tasks });
         }
+    }
+
+    /// What a task would continue: the attempt that has just ended, and others. `None` when a result
+    /// that it uses is not here; or is not committed and of another segment, whose commits are not in
+    /// order with those of this one.
+    fn lead(&self, key: Key, info: &TaskInfo, known: &impl Describe) -> Option<Lead> {
+        let (run, ended) = key;
+        let flight = self.flights.get(&key)?;
+        let mut lead = Lead { nonce: flight.nonce, others: Vec::new(), depth: flight.depth + 1 };
+        if !self.may_continue(info, lead.depth) {
+            return None;
+        }
+        for input in info.descriptor().inputs.iter().filter(|input| **input != ended) {
+            match self.flights.get(&(run, *input)) {
+                Some(flight) if flight.may_lead() && input.segment() == ended.segment() => {
+                    lead.others.push((*input, flight.nonce));
+                    lead.depth = lead.depth.max(flight.depth + 1);
+                }
+                None if known.has((run, *input)) => {}
+                _ => return None,
+            }
+        }
+        self.may_continue(info, lead.depth).then_some(lead)
     }
 
     /// An attempt has failed: the next one is noted, or the task has failed.
@@ -436,6 +464,13 @@ impl Core {
         };
         effects.push(Effect::SpareSlot { nonce: flight.nonce });
         self.fail(key, ended, random, now, effects);
+    }
+}
+
+impl Flight {
+    /// Whether others may run on its result, which is not committed.
+    fn may_lead(&self) -> bool {
+        self.leads && self.stage == Stage::Finished && !self.void && !self.outlived
     }
 }
 

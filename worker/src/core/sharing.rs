@@ -32,6 +32,8 @@ pub(super) struct Sharing {
     looking: bool,
     /// There is something to look for.
     spare: bool,
+    /// Tasks that were to be given away and wait for the commit that releases them.
+    owed: usize,
 }
 
 impl Default for Sharing {
@@ -43,7 +45,22 @@ impl Default for Sharing {
             look_pause: LOOK.0,
             looking: false,
             spare: false,
+            owed: 0,
         }
+    }
+}
+
+impl Sharing {
+    /// One more is to go to others when it is released.
+    pub(super) fn owe(&mut self) {
+        self.owed += 1;
+    }
+
+    /// Whether what was released is to go to others.
+    pub(super) fn pay(&mut self) -> bool {
+        let pays = self.owed > 0;
+        self.owed = self.owed.saturating_sub(1);
+        pays
     }
 }
 
@@ -93,6 +110,7 @@ impl Core {
     pub(crate) fn on_sought(&mut self, sought: bool, now: Instant) -> Vec<Effect> {
         let sharing = &mut self.sharing;
         sharing.looking = false;
+        sharing.owed = 0;
         sharing.look_pause = if sought { LOOK.0 } else { (sharing.look_pause * 2).min(LOOK.1) };
         sharing.look_at = Some(now + sharing.look_pause);
         if sought && !self.draining { vec![Effect::Share] } else { Vec::new() }
@@ -101,9 +119,8 @@ impl Core {
     /// Whether another worker could run it as well, of those that wait for a slot.
     pub(crate) fn may_share(&self, key: Key) -> bool {
         self.flights.get(&key).is_some_and(|flight| {
-            let ready = flight.depth == 0 && flight.stage == Stage::Running;
             let free = !flight.void && !flight.leased && flight.suspect == 0;
-            ready && free && flight.stays_until.is_none()
+            flight.stage == Stage::Running && free && flight.stays_until.is_none()
         })
     }
 }

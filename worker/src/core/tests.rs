@@ -1,6 +1,7 @@
 //! The core alone: events by hand, effects looked at.
 
 mod follow;
+mod join;
 mod life;
 mod near;
 
@@ -31,6 +32,10 @@ struct Desk {
 impl Describe for Arc<Chunk> {
     fn describe(&self, _: RunId, task: TaskId) -> Option<TaskInfo> {
         TaskInfo::find(self, task.index())
+    }
+
+    fn has(&self, _: Key) -> bool {
+        false
     }
 }
 

@@ -1,11 +1,10 @@
-//! Running on: what needs nothing but the result of the attempt that has just ended on a slot starts
-//! there at once. The core is told of both together, and has the last word.
+//! Running on: what needs nothing but the result of the attempt that has just ended on a slot, and
+//! committed ones that are here, starts there at once. The core is told of both together, and has the last word.
 
 use bolthole_broker::run::Ready;
 use bolthole_broker::task::TaskKind;
 
 use super::{Preparer, is_relay};
-use crate::core::Describe;
 use crate::flight::{Doubt, Lead, Prepared, Runnable, Wanted};
 
 impl Preparer {
@@ -21,15 +20,16 @@ impl Preparer {
         if !plain {
             return None;
         }
-        let lead = Lead { nonce: ended.nonce, depth: ended.depth + 1 };
+        let depth = ended.depth + 1;
         for successor in &ended.info.descriptor().successors {
             let ready = Ready::first(*successor);
             let Some(info) = self.known.describe(run, *successor) else { continue };
             let served = self.queues.contains(&info.class().options.queue);
-            if !served || !info.may_continue(lead.depth) || is_relay(ready, &info) {
+            if !served || !info.may_continue(depth) || is_relay(ready, &info) {
                 continue;
             }
-            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy: Some(lead) };
+            let lazy = Some(Lead { nonce: ended.nonce, others: Vec::new(), depth });
+            let wanted = Wanted { ready, info: Some(info), doubt: Doubt::None, lazy };
             if let Some(Prepared::Run(next)) = self.at_once(run, &wanted) {
                 return Some(*next);
             }

@@ -12,7 +12,6 @@ use bolthole_broker::run::Ready;
 use bolthole_broker::store::{Error, WorkerRecord};
 
 use super::{Preparer, Waiting};
-use crate::core::Describe;
 use crate::flight::{Prepared, TaskInfo};
 use crate::inputs::Input;
 
