@@ -66,6 +66,10 @@ pub async fn submit_open(
         let Activated::Active { ready } = store.activate(run, &activate).await? else {
             anyhow::bail!("the segment was not activated");
         };
+        let spent = cut.take_spent();
+        if !spent.is_empty() {
+            store.unpin(run, &spent).await?;
+        }
         parcels.extend(segment.parcels(run, &epoch, &open.header, &ready, 16)?);
     }
     for parcel in parcels {

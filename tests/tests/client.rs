@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should fail")]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bolthole::{
@@ -47,6 +48,15 @@ fn fails(why: String) -> Result<u64, String> {
     Err(why)
 }
 
+/// Calls of `counted` that have begun.
+static COUNTED: AtomicU64 = AtomicU64::new(0);
+
+#[task]
+fn counted(number: u64, bytes: Vec<u8>) -> u64 {
+    COUNTED.fetch_add(1, Ordering::Relaxed);
+    number + bytes.len() as u64
+}
+
 /// Ends when its file is there.
 #[task]
 async fn waits_for(path: String) -> u64 {
@@ -76,6 +86,22 @@ async fn a_diamond_computes_once_and_leaves_nothing_behind() {
     let (same, again) = within(client.compute((&top, &top))).await.unwrap();
     assert_eq!((same, again), (5, 5));
     assert_eq!(client.runs().await.unwrap(), []);
+}
+
+/// Arguments fill several segments. The tasks of the first ones end before the store knows of the last
+/// one, where their results are used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_segment_uses_is_computed_once() {
+    const CALLS: u64 = 400;
+    let client = cluster().await;
+    let bytes = vec![0; 60_000];
+    let calls: Vec<_> = (0..CALLS).map(|number| counted::delayed(number, &bytes)).collect();
+    // All that the first segments know of has used the results long before.
+    let echoes: Vec<_> = calls.iter().map(echo::delayed).collect();
+    let asked = (sum::delayed(&echoes), sum::delayed(&calls));
+    let (echoed, total) = within(client.compute(asked)).await.unwrap();
+    assert_eq!((echoed, total), (total, CALLS * (CALLS - 1) / 2 + CALLS * 60_000));
+    assert_eq!(COUNTED.load(Ordering::Relaxed), CALLS);
 }
 
 #[tokio::test]

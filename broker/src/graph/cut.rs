@@ -7,8 +7,11 @@ use super::segment::{PushError, Segment, SegmentBuilder};
 use crate::id::TaskId;
 use crate::limits::SEGMENT_TASKS_MAX;
 
-/// Cuts a plan into segments. Besides one segment it keeps 8 bytes for each call and 4 for each
+/// Cuts a plan into segments. Besides one segment it keeps 12 bytes for each call and 4 for each
 /// edge.
+///
+/// A result that a later segment uses is pinned: until that segment is active, the store does not know
+/// of its consumers there, and would free it. [`Cut::take_spent`] says when that is no longer needed.
 #[derive(Debug)]
 pub struct Cut<'a> {
     plan: &'a Plan,
@@ -19,6 +22,12 @@ pub struct Cut<'a> {
     /// For each edge, in the order of the consumers' inputs and earlier inputs, the next consumer
     /// of the same result.
     next_uses: std::vec::IntoIter<u32>,
+    /// For each call the last that uses its result, or 0.
+    last_uses: Vec<u32>,
+    /// The first place of the segment under construction.
+    begun: usize,
+    /// Calls that are pinned for later segments only, by place.
+    awaited: Vec<u32>,
 }
 
 /// A call of a plan fits into no segment.
@@ -40,12 +49,16 @@ impl Plan {
         for &output in &self.outputs {
             pinned[output as usize] = true;
         }
+        let (next_uses, last_uses) = uses(self);
         Cut {
             plan: self,
             builder: SegmentBuilder::new(first),
             pinned,
             ids: Vec::with_capacity(self.nodes.len()),
-            next_uses: next_uses(self).into_iter(),
+            next_uses: next_uses.into_iter(),
+            last_uses,
+            begun: 0,
+            awaited: Vec::new(),
         }
     }
 }
@@ -77,7 +90,10 @@ impl Cut<'_> {
                     self.ids.push(id);
                     self.next_uses.by_ref().take(inputs.len()).for_each(drop);
                 }
-                Err(PushError::Full) => return Ok(self.builder.take_segment()),
+                Err(PushError::Full) => {
+                    self.pin_for_later();
+                    return Ok(self.builder.take_segment());
+                }
                 Err(reason) => {
                     let place = self.plan.captured[place];
                     return Err(CutError { place, task: class.task.clone(), reason });
@@ -85,6 +101,25 @@ impl Cut<'_> {
             }
         }
         Ok(self.builder.take_segment())
+    }
+
+    /// Pins what the segment that is about to be taken has for later ones.
+    fn pin_for_later(&mut self) {
+        let end = self.ids.len();
+        for place in std::mem::replace(&mut self.begun, end)..end {
+            let last = self.last_uses.get(place).copied().unwrap_or_default();
+            if last as usize >= end && self.builder.pin(self.ids[place]) {
+                self.awaited.extend(u32::try_from(place));
+            }
+        }
+    }
+
+    /// Tasks that were pinned only for segments which have been taken by now: once these are active,
+    /// the tasks are to be unpinned. Each is named once.
+    pub fn take_spent(&mut self) -> Vec<TaskId> {
+        let (last_uses, taken) = (&self.last_uses, self.ids.len());
+        let spent = |place: &mut u32| (last_uses[*place as usize] as usize) < taken;
+        self.awaited.extract_if(.., spent).map(|place| self.ids[place as usize]).collect()
     }
 
     /// The id of the call at this place of the plan, once its segment has been taken or begun.
@@ -98,8 +133,10 @@ impl Cut<'_> {
     }
 }
 
-fn next_uses(plan: &Plan) -> Vec<u32> {
+/// For each edge the next consumer of the same result; for each call the last one.
+fn uses(plan: &Plan) -> (Vec<u32>, Vec<u32>) {
     let mut coming = vec![u32::MAX; plan.nodes.len()];
+    let mut last = vec![0; plan.nodes.len()];
     let mut coming_earlier: HashMap<TaskId, u32> = HashMap::new();
     let mut uses = Vec::new();
     // From the last edge to the first, so that what is seen last comes next.
@@ -109,9 +146,13 @@ fn next_uses(plan: &Plan) -> Vec<u32> {
             uses.push(coming_earlier.insert(task, place).unwrap_or(u32::MAX));
         }
         for &input in node.inputs.iter().rev() {
-            uses.push(std::mem::replace(&mut coming[input as usize], place));
+            let next = std::mem::replace(&mut coming[input as usize], place);
+            if next == u32::MAX {
+                last[input as usize] = place;
+            }
+            uses.push(next);
         }
     }
     uses.reverse();
-    uses
+    (uses, last)
 }

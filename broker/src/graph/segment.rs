@@ -207,6 +207,15 @@ impl SegmentBuilder {
         Ok(id)
     }
 
+    /// Pins a task when it is in the segment under construction, and is not pinned yet; says whether
+    /// it did.
+    pub(super) fn pin(&mut self, task: TaskId) -> bool {
+        let here = task.segment() == self.number;
+        let uses = self.uses.get_mut(usize::from(task.index())).filter(|_| here);
+        let uses = uses.filter(|uses| **uses & PINNED == 0);
+        uses.map(|uses| *uses |= PINNED).is_some()
+    }
+
     /// Unpins a task when it is in the segment under construction; says whether it is.
     pub fn unpin(&mut self, task: TaskId) -> bool {
         let here = task.segment() == self.number;

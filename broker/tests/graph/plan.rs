@@ -1,6 +1,6 @@
 //! Plans against the captured graph: both are evaluated, a hash standing for each result.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bolthole_broker::args::Arg;
 use bolthole_broker::graph::{CallError, Captured, Node, Plan, PlanError, Segment, plan};
@@ -93,14 +93,37 @@ fn assert_same_graph(captured: &Captured, plan: &Plan) {
     assert_eq!(outputs(&before, &captured.outputs), outputs(&after, &plan.outputs));
 }
 
+/// The calls, but for outputs, that later segments use, and the last of these segments.
+fn used_later(plan: &Plan, ids: &[TaskId]) -> BTreeMap<TaskId, u32> {
+    let mut last = BTreeMap::new();
+    for (place, node) in plan.nodes.iter().enumerate() {
+        for input in &node.inputs {
+            let (input, segment) = (ids[*input as usize], ids[place].segment());
+            if input.segment() < segment {
+                last.insert(input, segment);
+            }
+        }
+    }
+    for output in &plan.outputs {
+        last.remove(&ids[*output as usize]);
+    }
+    last
+}
+
 /// All segments of a plan, checked: consistent, and every call computes what it does in the plan.
 fn cut(plan: &Plan, first: u32) -> (Vec<Segment>, Vec<TaskId>) {
     let mut cut = plan.cut(first);
     let mut segments = Vec::new();
+    let mut spent = Vec::new();
     while let Some(segment) = cut.next_segment().unwrap() {
+        let number = segment.number;
         segments.push(segment);
+        spent.extend(cut.take_spent().into_iter().map(|task| (task, number)));
     }
     let ids = cut.into_ids();
+    let later = used_later(plan, &ids);
+    assert_eq!(spent.len(), later.len(), "each once");
+    assert_eq!(spent.into_iter().collect::<BTreeMap<_, _>>(), later);
     let places: HashMap<TaskId, usize> =
         ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
     let planned = evaluate(&plan.classes, &plan.nodes, |place| plan.captured[place]);
@@ -110,7 +133,8 @@ fn cut(plan: &Plan, first: u32) -> (Vec<Segment>, Vec<TaskId>) {
         for ((class, task), consumers) in descriptors(segment).into_iter().zip(&segment.consumers) {
             let input = |id: &TaskId| values.get(id).copied().unwrap_or_else(|| earlier_value(*id));
             let inputs: Vec<_> = task.inputs.iter().map(input).collect();
-            assert_eq!(consumers & PINNED != 0, outputs.contains(&task.id));
+            let kept = outputs.contains(&task.id) || later.contains_key(&task.id);
+            assert_eq!(consumers & PINNED != 0, kept);
             let own = if class.task == RELAY {
                 assert_eq!(task.args, [Arg::Input(0)]);
                 assert_ne!(*consumers, 0, "a relay has consumers");

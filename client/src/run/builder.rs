@@ -8,6 +8,7 @@ use bolthole_broker::graph::{Captured, Plan, plan};
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits::{
     CLIENT_LEASE, RUN_HEADER_BYTES_MAX, RUN_RETENTION, SEGMENT_TASKS_MAX, UNNAMED_RETENTION,
+    UNPIN_TASKS_MAX,
 };
 use bolthole_broker::run::{Header, Open, Opened};
 use bolthole_broker::state::{FailurePolicy, RunState};
@@ -333,6 +334,11 @@ async fn stage_plan(
             // The run has failed or was cancelled while it was staged: its results say why.
             Err(error) if *error.kind() == ErrorKind::Closed => over = true,
             staged => staged?,
+        }
+        let spent = cut.take_spent();
+        staged.unpin(&spent);
+        for tasks in spent.chunks(UNPIN_TASKS_MAX) {
+            core.persist_in(|| core.store.unpin(staged.run, tasks)).await?;
         }
     }
     if close && !over {
