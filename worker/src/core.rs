@@ -478,6 +478,10 @@ impl Core {
     /// Whether a task of this class may run on values that are not committed.
     fn may_continue(&self, info: &TaskInfo, depth: u16) -> bool {
         let served = self.me.queues.contains(&info.class().options.queue);
-        served && !self.draining && info.may_continue(depth)
+        // Where tasks are long a commit takes no time, and those that come before this one in the
+        // order may be on their way.
+        let joins = info.descriptor().inputs.len() > 1;
+        let ordered = joins && self.tasks_per_slot() == 1;
+        served && !self.draining && !ordered && info.may_continue(depth)
     }
 }

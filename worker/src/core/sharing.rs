@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::{Core, Effect, Stage};
 use crate::flight::Key;
 
-/// An idle worker says so after the first of these, for the next task is often on its way; and then
-/// again and again, each time after twice as long, up to the second: many idle workers are no load.
-const SEEK: (Duration, Duration) = (Duration::from_micros(500), Duration::from_secs(1));
+/// An idle worker says so after the first of these, for the next task is often on its way: single tasks
+/// come and go in a millisecond. And then again and again, each time after twice as long, up to the
+/// second: many idle workers are no load.
+const SEEK: (Duration, Duration) = (Duration::from_millis(3), Duration::from_secs(1));
 /// A worker with tasks to spare looks whether they are wanted at most so often, which costs less than
 /// its commits do; and less and less often for as long as they are not.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
@@ -147,7 +148,7 @@ mod tests {
                 said.push(ms);
             }
         }
-        assert!(said.starts_with(&[1, 2, 4, 8, 16]) && said.len() < 14, "{said:?}");
+        assert!(said.starts_with(&[3, 9, 21, 45]) && said.len() < 14, "{said:?}");
         let now = start + Duration::from_secs(5);
         assert!(core.due_sharing(now, BUSY).is_none() && core.next_sharing().is_none());
         core.due_sharing(now, IDLE);

@@ -26,6 +26,7 @@ impl Desk {
             task(3, &[2], &[]),
         ];
         desk.chunk = Arc::new(Chunk { classes: desk.chunk.classes.clone(), tasks });
+        desk.core.task_seconds = 1e-5;
         desk.deliver(&[0, 1], now);
         desk.start(0, now);
         desk.start(1, now);
@@ -67,6 +68,15 @@ async fn it_waits_for_those_that_others_have() {
     let mut desk = Desk::diamond(now).await;
     desk.core.on_taken_back(&[key(1)], now);
     assert!(prepared(&desk.end(0, now)).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_tasks_are_long_it_waits_for_the_commit() {
+    let now = Instant::now();
+    let mut desk = Desk::diamond(now).await;
+    desk.core.task_seconds = 1.0;
+    desk.end(0, now);
+    assert!(prepared(&desk.end(1, now)).is_empty(), "others may be before it in the order");
 }
 
 #[tokio::test(start_paused = true)]
