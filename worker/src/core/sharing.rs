@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Core, Effect, Stage};
+use super::{Core, Effect, PARCEL_WORK, Stage};
 use crate::flight::Key;
 
 /// An idle worker says so after the first of these, for the next task is often on its way: single tasks
@@ -21,9 +21,6 @@ const HEARD: Duration = Duration::from_millis(20);
 /// A worker with tasks to spare looks whether they are wanted at most so often, which costs less than
 /// its commits do; and less and less often for as long as they are not.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
-/// Tasks that take less time than this in all are not worth the message.
-const SPARE: Duration = Duration::from_micros(300);
-
 /// When to say, and when to look.
 #[derive(Debug)]
 pub(super) struct Sharing {
@@ -86,7 +83,8 @@ impl Core {
         let spare = f64::from(waiting) * self.task_seconds / f64::from(slots);
         let idle = standing.starving && self.load() < self.me.slots;
         let sharing = &mut self.sharing;
-        sharing.spare = spare >= SPARE.as_secs_f64();
+        // Less than is fetched with one message is not worth another one.
+        sharing.spare = spare >= PARCEL_WORK.as_secs_f64();
         if idle {
             let at = *sharing.seek_at.get_or_insert(now + sharing.seek_pause);
             if now < at {
