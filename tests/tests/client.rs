@@ -52,7 +52,7 @@ fn fails(why: String) -> Result<u64, String> {
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
 #[task]
-fn counted(number: u64, bytes: Vec<u8>) -> u64 {
+fn counted(number: u64, bytes: &[u8]) -> u64 {
     COUNTED.fetch_add(1, Ordering::Relaxed);
     number + bytes.len() as u64
 }
@@ -99,8 +99,8 @@ async fn what_a_later_segment_uses_is_computed_once() {
     // All that the first segments know of has used the results long before.
     let echoes: Vec<_> = calls.iter().map(echo::delayed).collect();
     let asked = (sum::delayed(&echoes), sum::delayed(&calls));
-    let (echoed, total) = within(client.compute(asked)).await.unwrap();
-    assert_eq!((echoed, total), (total, CALLS * (CALLS - 1) / 2 + CALLS * 60_000));
+    let (same, total) = within(client.compute(asked)).await.unwrap();
+    assert_eq!((same, total), (total, CALLS * (CALLS - 1) / 2 + CALLS * 60_000));
     assert_eq!(COUNTED.load(Ordering::Relaxed), CALLS);
 }
 

@@ -425,11 +425,7 @@ impl Shell {
             }
             Effect::Seek(hold) => self.seek(hold),
             Effect::Look => self.look(),
-            Effect::Share => {
-                let keys = self.slots.last_half(|key| self.core.may_share(key));
-                self.pulse.shared.add(keys.len() as u64);
-                return vec![Effect::TakeBack(keys)];
-            }
+            Effect::Share => return vec![self.share()],
             Effect::Unstage { run, segment } => self.unstage(run, segment),
             Effect::Later { run, ready, info, wait } => self.ring_later(run, ready, info, wait),
             Effect::Confirm(keys) => {

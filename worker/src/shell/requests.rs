@@ -113,6 +113,13 @@ impl Shell {
         });
     }
 
+    /// Chooses what to give away.
+    pub(super) fn share(&self) -> Effect {
+        let keys = self.slots.last_half(|key| self.core.may_share(key));
+        self.pulse.shared.add(keys.len() as u64);
+        Effect::TakeBack(keys)
+    }
+
     /// Looks whether another worker could run more tasks.
     pub(super) fn look(&self) {
         let store = self.preparer.store.clone();

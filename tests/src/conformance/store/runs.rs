@@ -219,10 +219,10 @@ pub async fn seeking(store: &Store) -> anyhow::Result<()> {
     let (long, short) = (Duration::from_secs(600), Duration::from_millis(1));
     ensure!(!store.sought(&one).await?);
     store.seek(&[one.clone(), other.clone()], long).await?;
-    store.seek(&[one.clone()], long).await?;
+    store.seek(std::slice::from_ref(&one), long).await?;
     ensure!(store.sought(&one).await? && !store.sought(&one).await?);
     ensure!(store.sought(&other).await?);
-    store.seek(&[one.clone()], short).await?;
+    store.seek(std::slice::from_ref(&one), short).await?;
     tokio::time::sleep(short * 2).await;
     ensure!(!store.sought(&one).await?);
     Ok(())
