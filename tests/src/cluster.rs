@@ -202,8 +202,9 @@ impl Cluster {
     /// When the server does not answer.
     pub fn keys_of_runs(&self, servers: &Pair) -> anyhow::Result<Vec<String>> {
         let keys = servers.redis.cli(["--scan", "--pattern", &format!("{}:*", self.namespace)])?;
-        let of_workers = format!("{}:bh:w", self.namespace);
-        let keys = keys.lines().filter(|key| !key.is_empty() && !key.starts_with(&of_workers));
+        let of_workers = ["w", "i"].map(|kind| format!("{}:bh:{kind}", self.namespace));
+        let is_of_workers = |key: &str| of_workers.iter().any(|prefix| key.starts_with(prefix));
+        let keys = keys.lines().filter(|key| !key.is_empty() && !is_of_workers(key));
         Ok(keys.map(ToOwned::to_owned).collect())
     }
 

@@ -106,7 +106,7 @@ conformance!(
 );
 
 /// What is written of a run, by the first part of what follows its id, and what is not of a run.
-const KINDS: &str = "a b bs c d e f h k l m n o p q r runs s w wd workers x";
+const KINDS: &str = "a b bs c d e f h i k l m n o p q r runs s w wd workers x";
 
 /// Notes the kinds of keys that a server has written, and puts back those it has deleted: what they
 /// held does not matter, but for what is read with the keys.
