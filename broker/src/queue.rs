@@ -236,12 +236,11 @@ impl Queue {
     /// Returns once the broker takes messages (again). Puts no bound on the wait: under an alarm
     /// there is none.
     pub async fn unblocked(&self) {
-        let mut blocked = match self {
-            Self::Amqp(amqp) => amqp.blocked(),
-            Self::Memory(memory) => memory.blocked(),
-        };
-        // An error means that the last sender is gone, and with it what could block.
-        let _ = blocked.wait_for(Option::is_none).await;
+        match self {
+            // An error means that the last sender is gone, and with it what could block.
+            Self::Amqp(amqp) => drop(amqp.blocked().wait_for(Option::is_none).await),
+            Self::Memory(memory) => memory.unblocked().await,
+        }
     }
 
     /// Closes the connections in order. What is unsettled goes to other consumers; further calls

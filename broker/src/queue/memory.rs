@@ -9,11 +9,12 @@ mod broker;
 mod consumer;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::check_size;
 use super::delivery::{ConsumeOptions, DeadLetter};
@@ -30,11 +31,15 @@ pub struct MemoryBroker {
     state: Arc<Mutex<State>>,
     /// Why publishing is blocked, if it is. Apart from the state, so that it can be waited for.
     blocked: Arc<watch::Sender<Option<String>>>,
+    /// Told when it is no longer. A watch wakes those who wait in an order of its own, drawn anew each
+    /// time; this one in the order in which they came, so that a simulation can be repeated.
+    unblocked: Arc<Notify>,
 }
 
 impl Default for MemoryBroker {
     fn default() -> Self {
-        Self { state: Arc::default(), blocked: Arc::new(watch::Sender::new(None)) }
+        let blocked = Arc::new(watch::Sender::new(None));
+        Self { state: Arc::default(), blocked, unblocked: Arc::default() }
     }
 }
 
@@ -58,6 +63,9 @@ impl MemoryBroker {
     /// Raises (or with `None` ends) an alarm: publishing is refused, everything else goes on.
     pub fn block(&self, reason: Option<&str>) {
         self.blocked.send_replace(reason.map(Into::into));
+        if reason.is_none() {
+            self.unblocked.notify_waiters();
+        }
     }
 
     /// Ends every consumer's session and begins the next, as a restart that keeps all messages.
@@ -249,6 +257,18 @@ impl Memory {
 
     pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
         self.broker.blocked.subscribe()
+    }
+
+    pub(super) async fn unblocked(&self) {
+        loop {
+            // Before looking, so that no end is missed.
+            let mut ended = pin!(self.broker.unblocked.notified());
+            ended.as_mut().enable();
+            if self.broker.blocked.borrow().is_none() {
+                return;
+            }
+            ended.await;
+        }
     }
 }
 

@@ -106,7 +106,8 @@ impl Shell {
     pub(super) fn seek(&self, hold: Duration) {
         let preparer = Arc::clone(&self.preparer);
         self.tracker.spawn(async move {
-            let queues: Vec<String> = preparer.queues.iter().cloned().collect();
+            let mut queues: Vec<String> = preparer.queues.iter().cloned().collect();
+            queues.sort_unstable();
             if let Err(error) = preparer.store.seek(&queues, hold).await {
                 tracing::debug!(%error, "nobody is told that this worker could run more");
             }
