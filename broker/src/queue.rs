@@ -229,7 +229,7 @@ impl Queue {
     pub fn is_blocked(&self) -> bool {
         match self {
             Self::Amqp(amqp) => amqp.blocked().borrow().is_some(),
-            Self::Memory(memory) => memory.blocked().borrow().is_some(),
+            Self::Memory(memory) => memory.is_blocked(),
         }
     }
 

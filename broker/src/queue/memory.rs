@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::check_size;
 use super::delivery::{ConsumeOptions, DeadLetter};
@@ -26,21 +26,14 @@ use broker::State;
 pub(super) use consumer::{MemoryConsumer, MemorySettler};
 
 /// A broker in memory, shared by cloning.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct MemoryBroker {
     state: Arc<Mutex<State>>,
     /// Why publishing is blocked, if it is. Apart from the state, so that it can be waited for.
-    blocked: Arc<watch::Sender<Option<String>>>,
-    /// Told when it is no longer. A watch wakes those who wait in an order of its own, drawn anew each
-    /// time; this one in the order in which they came, so that a simulation can be repeated.
+    blocked: Arc<Mutex<Option<String>>>,
+    /// Told when it is no longer. It wakes those who wait in the order in which they came, so that a
+    /// simulation can be repeated; a watch draws the order anew each time.
     unblocked: Arc<Notify>,
-}
-
-impl Default for MemoryBroker {
-    fn default() -> Self {
-        let blocked = Arc::new(watch::Sender::new(None));
-        Self { state: Arc::default(), blocked, unblocked: Arc::default() }
-    }
 }
 
 impl fmt::Debug for MemoryBroker {
@@ -60,9 +53,13 @@ impl MemoryBroker {
         Ok(Memory { broker: self.clone(), names: Names::new(namespace)?, line: None })
     }
 
+    fn alarm(&self) -> MutexGuard<'_, Option<String>> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Raises (or with `None` ends) an alarm: publishing is refused, everything else goes on.
     pub fn block(&self, reason: Option<&str>) {
-        self.blocked.send_replace(reason.map(Into::into));
+        *self.alarm() = reason.map(Into::into);
         if reason.is_none() {
             self.unblocked.notify_waiters();
         }
@@ -146,7 +143,7 @@ impl Memory {
     }
 
     fn refuse_if_blocked(&self) -> Result<(), PublishError> {
-        match self.broker.blocked.borrow().clone() {
+        match self.broker.alarm().clone() {
             Some(reason) => Err(PublishError::Blocked { reason, sent: false }),
             None => Ok(()),
         }
@@ -255,8 +252,8 @@ impl Memory {
         state.forget_dead(&self.names);
     }
 
-    pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
-        self.broker.blocked.subscribe()
+    pub(super) fn is_blocked(&self) -> bool {
+        self.broker.alarm().is_some()
     }
 
     pub(super) async fn unblocked(&self) {
@@ -264,7 +261,7 @@ impl Memory {
             // Before looking, so that no end is missed.
             let mut ended = pin!(self.broker.unblocked.notified());
             ended.as_mut().enable();
-            if self.broker.blocked.borrow().is_none() {
+            if !self.is_blocked() {
                 return;
             }
             ended.await;

@@ -296,10 +296,10 @@ impl Core {
                 break;
             }
             let next = (run, *successor);
-            let Some(info) = known.describe(run, *successor) else { continue };
             if self.flights.contains_key(&next) {
                 continue;
             }
+            let Some(info) = known.describe(run, *successor) else { continue };
             let Some(lead) = self.lead(key, &info, known) else { continue };
             let leaders = lead.others.iter().map(|(task, _)| *task).chain([key.1]);
             for leader in leaders {

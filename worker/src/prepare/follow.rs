@@ -1,5 +1,5 @@
-//! Running on: what needs nothing but the result of the attempt that has just ended on a slot, and
-//! committed ones that are here, starts there at once. The core is told of both together, and has the last word.
+//! Running on: what needs nothing but the result of the attempt that has just ended on a slot starts
+//! there at once. The core is told of both together, and has the last word.
 
 use bolthole_broker::run::Ready;
 use bolthole_broker::task::TaskKind;
@@ -25,7 +25,9 @@ impl Preparer {
             let ready = Ready::first(*successor);
             let Some(info) = self.known.describe(run, *successor) else { continue };
             let served = self.queues.contains(&info.class().options.queue);
-            if !served || !info.may_continue(depth) || is_relay(ready, &info) {
+            // Whether a task that uses several results may run ahead is the core's to say.
+            let joins = info.descriptor().inputs.len() > 1;
+            if !served || joins || !info.may_continue(depth) || is_relay(ready, &info) {
                 continue;
             }
             let lazy = Some(Lead { nonce: ended.nonce, others: Vec::new(), depth });

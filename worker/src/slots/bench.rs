@@ -285,8 +285,8 @@ impl Bench {
 
     /// What waits, and whether a slot has nothing to run.
     pub(super) fn standing(&self) -> Standing {
-        let starving = self.waiting.is_empty() && self.running.len() < self.slots;
-        Standing { waiting: self.waiting.len(), starving }
+        let waiting = self.waiting.len();
+        Standing { waiting, starving: waiting == 0 && self.running.len() < self.slots }
     }
 
     /// A queue whose tasks wait.

@@ -37,7 +37,9 @@ impl Permit {
         self.waiting.first_key_value().map_or(self.max, |(max, _)| *max)
     }
 
-    fn wish(&self, task: &str, slots: u32) -> Wish {
+    /// What is wanted of how many, and what counts as granted of that.
+    fn wants(&self, slots: usize) -> (u32, u32, u32) {
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let waiting = self.waiting.values().fold(0_u32, |sum, count| sum.saturating_add(*count));
         let (strictest, used) = (self.strictest(), self.used);
         let stricter = strictest < self.max;
@@ -45,8 +47,12 @@ impl Permit {
         let (max, waiting) =
             if stricter && used > 0 { (self.max, 0) } else { (strictest, waiting) };
         let wanted = used.saturating_add(waiting).min(slots).min(max).max(used);
-        let granted = if max < self.max { 0 } else { self.granted };
-        Wish { task: task.to_owned(), max, granted, used, wanted }
+        (wanted, max, if max < self.max { 0 } else { self.granted })
+    }
+
+    fn wish(&self, task: &str, slots: usize) -> Wish {
+        let (wanted, max, granted) = self.wants(slots);
+        Wish { task: task.to_owned(), max, granted, used: self.used, wanted }
     }
 }
 
@@ -97,7 +103,7 @@ impl Permits {
     /// The store is about to be asked for this. What it may take away is used for nothing any more.
     pub(super) fn ask(&mut self, task: &str, slots: usize) -> Option<Wish> {
         let permit = self.0.get_mut(task)?;
-        let wish = permit.wish(task, clamp(slots));
+        let wish = permit.wish(task, slots);
         permit.granted = wish.granted.min(wish.wanted);
         Some(Wish { granted: permit.granted, ..wish })
     }
@@ -115,23 +121,19 @@ impl Permits {
 
     /// What so many slots could use.
     pub(super) fn wishes(&self, slots: usize) -> Vec<Wish> {
-        self.0.iter().map(|(task, permit)| permit.wish(task, clamp(slots))).collect()
+        self.0.iter().map(|(task, permit)| permit.wish(task, slots)).collect()
     }
 
     /// Whether the store has to be asked, or told.
     pub(super) fn have_changed(&self, slots: usize) -> bool {
-        let changed = |wish: Wish| wish.wanted != wish.granted;
-        self.0.iter().any(|(task, permit)| changed(permit.wish(task, clamp(slots))))
+        let wants = |permit: &Permit| permit.wants(slots);
+        self.0.values().map(wants).any(|(wanted, _, granted)| wanted != granted)
     }
 
     /// Whether there are any.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-fn clamp(slots: usize) -> u32 {
-    u32::try_from(slots).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

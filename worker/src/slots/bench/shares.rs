@@ -47,10 +47,6 @@ impl Share {
 }
 
 impl Shares {
-    pub(super) fn is_empty(&self) -> bool {
-        self.runs.values().all(|share| share.waiting.is_empty())
-    }
-
     pub(super) fn extend(&mut self, tasks: Vec<Runnable>) {
         let order = self.order;
         for task in tasks {
