@@ -2,6 +2,7 @@
 //!
 //! - [`frame`]: the messages and their bytes; pure, decoding never panics nor allocates beyond a bound
 //! - [`auth`]: the handshake, which proves the cluster secret both ways and names the incarnation
+//! - [`socket`]: TCP, or what is faster between processes of one machine
 //! - [`wire`]: frames over a stream, with deadlines that measure progress
 //! - `link`: one connection to one peer, shared by all who fetch from it
 //! - [`fetch`]: the [`Fetcher`]: links by peer, batches, the receive budget
@@ -21,6 +22,7 @@ pub mod fetch;
 pub mod frame;
 mod link;
 pub mod ports;
+pub mod socket;
 pub mod wire;
 
 pub use auth::{ClusterSecret, EmptySecret, HandoffKey};

@@ -10,10 +10,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bolthole_broker::handoff::auth::welcome;
+use bolthole_broker::handoff::socket::{Listener, Socket};
 use bolthole_broker::handoff::{ClusterSecret, HandoffKey};
 use bolthole_broker::id::Incarnation;
 use bolthole_broker::limits::{HANDOFF_CONNECTIONS_MAX, HANDOFF_HANDSHAKES_MAX};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -108,8 +108,8 @@ impl Server {
             return Err(ServeError::Open(bind));
         }
         let failed = |source| ServeError::Bind { addr: bind, source };
-        let listener = TcpListener::bind(bind).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
+        let listener = Listener::bind(bind, incarnation).await.map_err(failed)?;
+        let addr = listener.local_addr();
         let shared = Arc::new(Shared {
             held,
             key,
@@ -173,7 +173,7 @@ fn is_loopback(ip: IpAddr) -> bool {
 
 /// Accepts connections until the server stops. Strangers cannot keep others out: a connection
 /// beyond the limit ends the one that has been in its handshake longest.
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
+async fn accept(listener: Listener, shared: Arc<Shared>, tasks: TaskTracker) {
     let mut greeting: VecDeque<Weak<Notify>> = VecDeque::new();
     let mut pause = ACCEPT_PAUSE.0;
     loop {
@@ -182,7 +182,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(socket) => {
                 pause = ACCEPT_PAUSE.0;
                 greeting.retain(|evict| evict.strong_count() > 0);
                 if greeting.len() >= HANDOFF_HANDSHAKES_MAX
@@ -192,7 +192,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
                 }
                 let evict = Arc::new(Notify::new());
                 greeting.push_back(Arc::downgrade(&evict));
-                tasks.spawn(serve(stream, Arc::clone(&shared), evict));
+                tasks.spawn(serve(socket, Arc::clone(&shared), evict));
             }
             Err(error) => {
                 shared.held.refused("a connection to the data port", &error);
@@ -206,7 +206,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
 }
 
 /// Serves one connection from its first byte to its last.
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>, evict: Arc<Notify>) {
+async fn serve(mut socket: Socket, shared: Arc<Shared>, evict: Arc<Notify>) {
     let admit = || Arc::clone(&shared.places).try_acquire_owned().ok();
     let greeted = tokio::select! {
         () = shared.stop.cancelled() => return,
@@ -214,7 +214,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, evict: Arc<Notify>) {
             shared.evicted.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        greeted = welcome(&mut stream, &shared.key, shared.incarnation, admit) => greeted,
+        greeted = welcome(&mut socket, &shared.key, shared.incarnation, admit) => greeted,
     };
     drop(evict);
     let _place = match greeted {
@@ -227,7 +227,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, evict: Arc<Notify>) {
     };
     let ended = tokio::select! {
         () = shared.stop.cancelled() => return,
-        ended = connection::serve(stream, &shared) => ended,
+        ended = connection::serve(socket, &shared) => ended,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the data port ended");

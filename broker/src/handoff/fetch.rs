@@ -3,15 +3,12 @@
 mod error;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 pub use self::error::{FetchError, is_shortage};
 use super::Digest;
@@ -20,8 +17,9 @@ use super::budget::Budget;
 use super::frame::Reason;
 use super::link::Link;
 use super::ports::Ports;
+use super::socket::{self, Socket};
 use crate::id::{Incarnation, ResultKey};
-use crate::limits::{HANDOFF_CONNECT, HANDOFF_KEYS_MAX, RESULT_BYTES_MAX};
+use crate::limits::{HANDOFF_KEYS_MAX, RESULT_BYTES_MAX};
 
 /// Whom to fetch from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -268,8 +266,8 @@ impl Fetcher {
             }
         };
         match connect(&peer, &self.inner.key).await {
-            Ok(stream) => {
-                let link = Link::start(stream, &peer.addr, ended);
+            Ok(socket) => {
+                let link = Link::start(socket, &peer.addr, ended);
                 publish.send_replace(State::Open(link));
             }
             Err(error) => {
@@ -288,17 +286,13 @@ impl Fetcher {
     }
 }
 
-async fn connect(peer: &Peer, key: &HandoffKey) -> Result<TcpStream, FetchError> {
+async fn connect(peer: &Peer, key: &HandoffKey) -> Result<Socket, FetchError> {
     let addr = &peer.addr;
-    let connected = timeout(HANDOFF_CONNECT, TcpStream::connect(addr)).await;
-    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let mut stream = connected.map_err(|error| FetchError::from_connect(addr, &error))?;
-    let greeted = async {
-        stream.set_nodelay(true)?;
-        greet(&mut stream, key, peer.incarnation).await
-    };
-    greeted.await.map_err(|error| FetchError::from_handshake(addr, &error))?;
-    Ok(stream)
+    let connected = socket::connect(peer).await;
+    let mut socket = connected.map_err(|error| FetchError::from_connect(addr, &error))?;
+    let greeted = greet(&mut socket, key, peer.incarnation).await;
+    greeted.map_err(|error| FetchError::from_handshake(addr, &error))?;
+    Ok(socket)
 }
 
 /// Splits what is wanted so that no batch exceeds the budget or a frame. A single result above the

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -16,6 +14,7 @@ use self::pending::{Get, Pending, Table};
 use super::Digest;
 use super::fetch::{FetchError, Pushed, Want};
 use super::frame::{CHUNK, Frame};
+use super::socket::{self, ReadHalf, Socket, WriteHalf};
 use super::wire::{FrameReader, FrameWriter, WireError};
 use crate::id::ResultKey;
 use crate::limits::{
@@ -37,10 +36,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Serves `stream` by a task of its own until it fails or has been idle for a while, then
+    /// Serves `socket` by a task of its own until it fails or has been idle for a while, then
     /// calls `ended`.
     pub(super) fn start(
-        stream: TcpStream,
+        socket: Socket,
         peer: &str,
         ended: impl FnOnce() + Send + 'static,
     ) -> Arc<Self> {
@@ -56,7 +55,7 @@ impl Link {
         tokio::spawn({
             let link = Arc::clone(&link);
             async move {
-                let (read, write) = stream.into_split();
+                let (read, write) = socket::split(socket);
                 let error = tokio::select! {
                     Err(error) = link.read(FrameReader::new(read, HANDOFF_STALL)) => error,
                     Err(error) = write_frames(write, frames) => error,
@@ -159,7 +158,7 @@ impl Link {
     }
 
     /// Reads frames until the connection ends.
-    async fn read(&self, mut reader: FrameReader<OwnedReadHalf>) -> Result<(), WireError> {
+    async fn read(&self, mut reader: FrameReader<ReadHalf>) -> Result<(), WireError> {
         loop {
             self.await_frame(&mut reader).await?;
             let prefix = reader.prefix().await?;
@@ -174,7 +173,7 @@ impl Link {
 
     /// Waits for the next frame: without end while nothing is asked, but for a limited silence
     /// otherwise. A slow answer is told from a dead peer by a ping halfway.
-    async fn await_frame(&self, reader: &mut FrameReader<OwnedReadHalf>) -> Result<(), WireError> {
+    async fn await_frame(&self, reader: &mut FrameReader<ReadHalf>) -> Result<(), WireError> {
         let start = Instant::now();
         loop {
             if let Ok(ready) = timeout(HANDOFF_STALL / 2, reader.ready()).await {
@@ -200,7 +199,7 @@ impl Link {
     /// Receives one piece of a result into the buffer it belongs to.
     async fn chunk(
         &self,
-        reader: &mut FrameReader<OwnedReadHalf>,
+        reader: &mut FrameReader<ReadHalf>,
         length: usize,
     ) -> Result<(), WireError> {
         let length = length.checked_sub(8).ok_or(WireError::Turn(CHUNK))?;
@@ -232,10 +231,7 @@ impl Drop for Request<'_> {
     }
 }
 
-async fn write_frames(
-    half: OwnedWriteHalf,
-    mut frames: mpsc::Receiver<Frame>,
-) -> Result<(), WireError> {
+async fn write_frames(half: WriteHalf, mut frames: mpsc::Receiver<Frame>) -> Result<(), WireError> {
     let mut writer = FrameWriter::new(half, HANDOFF_STALL);
     while let Some(frame) = frames.recv().await {
         writer.send(&frame).await?;

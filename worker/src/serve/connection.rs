@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 
 use bolthole_broker::handoff::Frame;
 use bolthole_broker::handoff::frame::PUSH;
+use bolthole_broker::handoff::socket::{self, ReadHalf, Socket};
 use bolthole_broker::handoff::wire::{FrameReader, FrameWriter, WireError};
 use bolthole_broker::id::ResultKey;
 use bolthole_broker::limits::{
@@ -19,8 +20,6 @@ use bolthole_broker::limits::{
 };
 use futures_util::StreamExt;
 use futures_util::stream::iter;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -66,9 +65,8 @@ impl Request {
 }
 
 /// Serves a connection until the peer closes it, breaks the protocol, stalls, or idles.
-pub(super) async fn serve(stream: TcpStream, shared: &Shared) -> Result<(), WireError> {
-    stream.set_nodelay(true)?;
-    let (read, write) = stream.into_split();
+pub(super) async fn serve(socket: Socket, shared: &Shared) -> Result<(), WireError> {
+    let (read, write) = socket::split(socket);
     let (answers, queue) = mpsc::channel(ANSWERS_MAX);
     let reading = Reading {
         shared,
@@ -96,7 +94,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn run(mut self, mut reader: FrameReader<OwnedReadHalf>) -> Result<(), WireError> {
+    async fn run(mut self, mut reader: FrameReader<ReadHalf>) -> Result<(), WireError> {
         loop {
             // Twice the client's patience, so that it is the client who closes.
             match timeout(HANDOFF_IDLE * 2, reader.ready()).await {

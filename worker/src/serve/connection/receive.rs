@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use bolthole_broker::handoff::frame::{PUSH, Reason};
+use bolthole_broker::handoff::socket::ReadHalf;
 use bolthole_broker::handoff::wire::{FrameReader, WireError};
 use bolthole_broker::handoff::{Digest, Digester, Frame, buffers};
 use bolthole_broker::id::ResultKey;
 use bolthole_broker::limits::HANDOFF_REQUESTS_MAX;
-use tokio::net::tcp::OwnedReadHalf;
 
 use crate::hold::Admitted;
 use crate::serve::Shared;
@@ -66,7 +66,7 @@ impl Offers {
     /// Receives a piece. The last one is answered.
     pub(super) async fn push(
         &mut self,
-        reader: &mut FrameReader<OwnedReadHalf>,
+        reader: &mut FrameReader<ReadHalf>,
         length: usize,
         shared: &Shared,
     ) -> Result<Option<Frame>, WireError> {

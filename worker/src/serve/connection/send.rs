@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Frame;
+use bolthole_broker::handoff::socket::WriteHalf;
 use bolthole_broker::handoff::wire::{FrameWriter, WireError};
 use bolthole_broker::limits::HANDOFF_CHUNK_BYTES;
 use bytes::Bytes;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Answer, Request};
@@ -29,7 +29,7 @@ struct Sending {
 
 /// Writes answers until the queue ends.
 pub(super) async fn run(
-    writer: FrameWriter<OwnedWriteHalf>,
+    writer: FrameWriter<WriteHalf>,
     mut queue: mpsc::Receiver<Answer>,
     shared: &Shared,
 ) -> Result<(), WireError> {
@@ -51,7 +51,7 @@ pub(super) async fn run(
 }
 
 struct Sender<'a> {
-    writer: FrameWriter<OwnedWriteHalf>,
+    writer: FrameWriter<WriteHalf>,
     large: VecDeque<Sending>,
     shared: &'a Shared,
 }

@@ -8,6 +8,8 @@ use bolthole_broker::limits::{HANDOFF_CHUNK_BYTES, RESULT_BYTES_MAX};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use tokio::net::{TcpListener, TcpStream};
+
 use super::*;
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use bolthole_broker::handoff::{FetchError, Frame, Pushed};
 use bolthole_broker::limits::{HANDOFF_CHUNK_BYTES, HANDOFF_STALL};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 
 use super::*;
@@ -115,6 +117,30 @@ async fn a_small_result_does_not_wait_behind_a_large_one() {
         }
     });
     assert_eq!(small.await, bytes(100));
+}
+
+/// What asks at the port's number finds the local socket, whatever the host; behind another number,
+/// a proxy's, it is reached by TCP.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn processes_of_one_machine_use_a_local_socket() {
+    let port = Port::open().await;
+    let value = bytes(3 << 20);
+    let want = port.put(1, &value);
+    let number = port.server.local_addr().port();
+    let near = Peer { addr: format!("no-such-host.invalid:{number}"), ..port.peer };
+    assert_eq!(soon(fetcher().fetch(&near, vec![want.clone()])).await, [Ok(value.clone())]);
+
+    let proxy = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let through = Peer { addr: proxy.local_addr().unwrap().to_string(), ..port.peer };
+    let carried = tokio::spawn(async move {
+        let (mut client, _) = proxy.accept().await.unwrap();
+        let mut server = TcpStream::connect(("127.0.0.1", number)).await.unwrap();
+        copy_bidirectional(&mut client, &mut server).await.unwrap().1
+    });
+    assert_eq!(soon(fetcher().fetch(&through, vec![want])).await, [Ok(value.clone())]);
+    port.server.shutdown().await;
+    assert!(soon(carried).await.unwrap() > value.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
