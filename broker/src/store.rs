@@ -242,8 +242,9 @@ dispatch! {
     /// Registers edges, and with the last slice makes the segment active.
     activate(run: RunId, activate: &Activate) -> Activated;
     /// [`Self::stage`], and [`Self::activate`] if that succeeded, in one round trip; with `open`, that
-    /// of a run without a name whose id the caller has drawn, [`Self::open`] before.
-    begin(run: RunId, open: Option<&Open>, stage: &Stage, activate: &Activate) -> Activated;
+    /// of a run without a name whose id the caller has drawn, [`Self::open`] before; with `close`,
+    /// [`Self::close_whole`] behind: the segment is the last one.
+    begin(run: RunId, open: Option<&Open>, stage: &Stage, activate: &Activate, close: bool) -> Activated;
     /// A number for a segment that a task submits, which none has that the store knows of. Workers
     /// draw theirs: a store that has lost its last second gives a number twice.
     reserve(run: RunId) -> u32;
@@ -300,6 +301,8 @@ dispatch! {
     keep_alive(run: RunId) -> Option<RunState>;
     /// Deletes everything of the run.
     purge(run: RunId) -> ();
+    /// Deletes everything of runs without names, of those that have ended; which are gone.
+    reap(runs: &[RunId]) -> Vec<bool>;
     /// Runs that wait for nothing but to be closed or deleted: the client of an open one is silent
     /// for longer than its lease, or an ended one has outlived its retention.
     overdue() -> Vec<RunId>;

@@ -20,14 +20,17 @@ use bolthole_broker::run::{OutboxId, TaskStatus};
 use bolthole_broker::store::{self, Epoch, Store};
 use bolthole_broker::task::TaskClass;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::capable::Capable;
 use crate::error::Result;
 use crate::local::Local;
+use crate::reap::Reaper;
 use crate::restage::Watchman;
 use crate::run::RunInner;
+use crate::stage::RINGING_MAX;
 
 /// When a request of this client last found the store away. Shortly afterwards the records of workers
 /// may be missing that live.
@@ -72,8 +75,12 @@ pub(crate) struct Core {
     pub(crate) leaving: TaskTracker,
     /// The runtime itself, when it is this client's own.
     own_runtime: OnceLock<OwnRuntime>,
+    /// Whose turn it is to wait for the broker's confirms.
+    pub(crate) ringing: Arc<Semaphore>,
     /// What living workers can run, as far as it was asked for.
     pub(crate) capable: Mutex<Capable>,
+    /// Runs that nobody here uses any more.
+    pub(crate) reaper: Reaper,
     /// What the store may forget of what this client told it.
     pub(crate) watchman: Watchman,
     /// Runs that take calls, for graphs that use handles of theirs.
@@ -111,7 +118,9 @@ impl Core {
             away: Arc::default(),
             leaving: TaskTracker::new(),
             own_runtime: OnceLock::new(),
+            ringing: Arc::new(Semaphore::new(RINGING_MAX)),
             capable: Mutex::default(),
+            reaper: Reaper::default(),
             watchman: Watchman::default(),
             open: Mutex::default(),
         })
@@ -126,6 +135,7 @@ impl Core {
     /// Returns when what was left behind by dropped runs and handles is staged, unpinned, closed.
     pub(crate) async fn settled(&self) {
         self.leaving.close();
+        self.reaper.hurry();
         self.leaving.wait().await;
     }
 

@@ -43,6 +43,7 @@ mod local;
 pub mod options;
 pub mod outputs;
 mod progress;
+mod reap;
 mod recover;
 mod restage;
 pub mod run;

@@ -105,15 +105,20 @@ impl Core {
     }
 
     /// Makes a segment part of the run, with the large arguments that it needs. A store that has
-    /// begun another life meanwhile gets what it has lost as well.
+    /// begun another life meanwhile gets what it has lost as well. With `close` it is the last one;
+    /// whether the store knows, or is to be told by [`Self::close_staged`].
     pub(crate) async fn stage_again_if_lost(
         &self,
         staged: &Staged,
         segment: Segment,
         blobs: Vec<(BlobDigest, Bytes)>,
-    ) -> Result<()> {
+        close: bool,
+    ) -> Result<bool> {
         let kept = staged.keep(segment, blobs);
-        self.restaging_if_lost(staged, || self.stage_kept(staged, &kept)).await
+        if close {
+            staged.keep_closed();
+        }
+        self.restaging_if_lost(staged, || self.stage_kept(staged, &kept, close)).await
     }
 
     /// No more segments of the run will come from this client. A store that has begun another life
@@ -131,9 +136,9 @@ impl Core {
 
     /// Does something to a run, and when the store refuses it because it has begun another life,
     /// again, after it was given what it had lost of the run.
-    async fn restaging_if_lost<F>(&self, staged: &Staged, act: impl Fn() -> F) -> Result<()>
+    async fn restaging_if_lost<T, F>(&self, staged: &Staged, act: impl Fn() -> F) -> Result<T>
     where
-        F: Future<Output = Result<()>>,
+        F: Future<Output = Result<T>>,
     {
         loop {
             let epoch = staged.epoch.lock().await.clone();
@@ -149,11 +154,12 @@ impl Core {
         }
     }
 
-    async fn stage_kept(&self, staged: &Staged, kept: &Kept) -> Result<()> {
+    async fn stage_kept(&self, staged: &Staged, kept: &Kept, close: bool) -> Result<bool> {
         let unopened = staged.unopened.load(Ordering::Relaxed);
-        self.stage(staged.run, &staged.open, unopened, &kept.segment, &kept.blobs).await?;
+        let (run, open, Kept { segment, blobs }) = (staged.run, &staged.open, kept);
+        let closed = self.stage(run, open, unopened, segment, blobs, close).await?;
         staged.unopened.store(false, Ordering::Relaxed);
-        Ok(())
+        Ok(closed)
     }
 
     /// Stages again what the store has lost of a run since it began another life; whether it has.
@@ -217,7 +223,7 @@ impl Core {
         for kept in again {
             tracing::info!(%run, segment = kept.segment.number, "the store has lost a segment");
             self.watchman.count();
-            self.stage_kept(staged, &kept).await?;
+            self.stage_kept(staged, &kept, false).await?;
         }
         let (unpinned, cancelled, closed) = {
             let log = staged.log();

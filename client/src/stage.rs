@@ -4,6 +4,7 @@
 //! makes it start sooner: whoever looks after the run finds its ready tasks in the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bolthole_broker::args::BlobDigest;
 use bolthole_broker::failpoint::{self, Point};
@@ -11,7 +12,7 @@ use bolthole_broker::graph::Segment;
 use bolthole_broker::id::{RunId, TaskId};
 use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
 use bolthole_broker::parcel::{Addressed, Parcel};
-use bolthole_broker::queue::{Lane, QueueName, Route};
+use bolthole_broker::queue::{Lane, Queue, QueueName, Route};
 use bolthole_broker::run::{Activate, Activated, Header, Open, Ready, Stage};
 use bolthole_broker::store::Epoch;
 use bytes::Bytes;
@@ -24,6 +25,18 @@ use crate::fetch::gone;
 /// slot of a few workers to get one, since nobody knows yet how long a task takes.
 const PARCELS_WANTED: usize = 128;
 
+/// What goes to the store with the first slice of a segment's edges.
+struct First<'a> {
+    /// To open the run, which is not there yet.
+    open: Option<&'a Open>,
+    stage: &'a Stage,
+    /// It is the run's last segment, and this its only slice.
+    close: bool,
+}
+
+/// Segments whose messages the broker has not all confirmed, while the next ones are staged.
+pub(crate) const RINGING_MAX: usize = 2;
+
 impl Core {
     /// Stores large arguments, before the segment that uses them is staged.
     pub(crate) async fn put_blobs(&self, run: RunId, blobs: &[(BlobDigest, Bytes)]) -> Result<()> {
@@ -34,7 +47,8 @@ impl Core {
     }
 
     /// Makes a segment part of the run, with the large arguments that it needs, and rings for what is
-    /// ready; opens the run first if that is still to be done. May be repeated.
+    /// ready; opens the run first if that is still to be done. With `close` no more segments will
+    /// come; whether the store has been told. May be repeated.
     pub(crate) async fn stage(
         &self,
         run: RunId,
@@ -42,7 +56,8 @@ impl Core {
         unopened: bool,
         segment: &Segment,
         blobs: &[(BlobDigest, Bytes)],
-    ) -> Result<()> {
+        close: bool,
+    ) -> Result<bool> {
         let stage = Stage {
             segment: segment.number,
             digest: segment.digest,
@@ -57,27 +72,29 @@ impl Core {
             self.put_blobs(run, blobs).await?;
             self.persist_in(|| self.store.stage(run, &stage)).await?;
             if self.epoch_now().await? == life {
-                return self.begin(run, &open.header, segment, None).await;
+                self.begin(run, &open.header, segment, None).await?;
+                return Ok(false);
             }
         }
-        let first = unopened.then_some(open);
-        self.begin(run, &open.header, segment, Some((first, &stage))).await
+        let open_first = unopened.then_some(open);
+        let close = close && segment.cross.len() <= ACTIVATE_EDGES_MAX;
+        let first = First { open: open_first, stage: &stage, close };
+        self.begin(run, &open.header, segment, Some(first)).await?;
+        Ok(close)
     }
 
-    /// Makes a segment a part of the run; it is written first if it is to be staged still, and before
-    /// that the run opened.
+    /// Makes a segment a part of the run; with the first slice goes what else is still to be done.
     async fn begin(
         &self,
         run: RunId,
         header: &Header,
         segment: &Segment,
-        stage: Option<(Option<&Open>, &Stage)>,
+        first: Option<First<'_>>,
     ) -> Result<()> {
         failpoint::reach(Point::ActivateBeforeSend).await;
-        let ready = self.activate(run, segment, stage).await?;
+        let ready = self.activate(run, segment, first).await?;
         failpoint::reach(Point::ActivateAfterReply).await;
         self.ring(run, header, segment, &in_order(segment, &ready)).await;
-        failpoint::reach(Point::SubmitPublished).await;
         Ok(())
     }
 
@@ -86,7 +103,7 @@ impl Core {
         &self,
         run: RunId,
         segment: &Segment,
-        mut stage: Option<(Option<&Open>, &Stage)>,
+        mut first: Option<First<'_>>,
     ) -> Result<Vec<u16>> {
         let mut cursor = 0_u32;
         loop {
@@ -99,9 +116,10 @@ impl Core {
                 edges: edges.to_vec(),
                 last: edges.len() == rest.len(),
             };
-            let activated = match stage.take() {
-                Some((open, stage)) => {
-                    self.persist_in(|| self.store.begin(run, open, stage, &activate)).await?
+            let activated = match first.take() {
+                Some(First { open, stage, close }) => {
+                    let begin = || self.store.begin(run, open, stage, &activate, close);
+                    self.persist_in(begin).await?
                 }
                 None => self.persist_in(|| self.store.activate(run, &activate)).await?,
             };
@@ -131,10 +149,27 @@ impl Core {
             Err(error) => Err(error),
         };
         match parcels {
-            Ok(parcels) => self.publish(run, Lane::Lo, parcels).await,
+            Ok(parcels) => self.ring_with(run, self.addressed(run, Lane::Lo, parcels)).await,
             Err(error) => {
                 tracing::warn!(%run, %error, "the graph is accepted and not yet rung for");
             }
+        }
+    }
+
+    /// Hands messages over, and leaves it to a task of its own to hear what became of them: nothing
+    /// depends on that, and an answer to the graph may come sooner.
+    async fn ring_with(&self, run: RunId, messages: Vec<(Route, Bytes)>) {
+        // Nobody closes it.
+        let Ok(turn) = Arc::clone(&self.ringing).acquire_owned().await else { return };
+        let (queue, leaving) = (self.queue.clone(), self.leaving.token());
+        let mut ringing = Box::pin(async move {
+            publish(&queue, run, messages).await;
+            failpoint::reach(Point::SubmitPublished).await;
+            drop((turn, leaving));
+        });
+        // What the first poll hands over is on its way, even when the program ends now.
+        if futures_util::poll!(&mut ringing).is_pending() {
+            self.runtime.spawn(ringing);
         }
     }
 
@@ -172,13 +207,14 @@ impl Core {
         match Parcel::pack(run, epoch, ready, |_| None, size) {
             Ok(parcels) => {
                 let address = |bytes| Addressed { queue: queue.to_owned(), tasks: size, bytes };
-                self.publish(run, Lane::Hi, parcels.into_iter().map(address).collect()).await;
+                let parcels = parcels.into_iter().map(address).collect();
+                publish(&self.queue, run, self.addressed(run, Lane::Hi, parcels)).await;
             }
             Err(error) => tracing::warn!(%run, %error, "released tasks are not yet rung for"),
         }
     }
 
-    async fn publish(&self, run: RunId, lane: Lane, parcels: Vec<Addressed>) {
+    fn addressed(&self, run: RunId, lane: Lane, parcels: Vec<Addressed>) -> Vec<(Route, Bytes)> {
         let mut messages = Vec::with_capacity(parcels.len());
         let level = self.levels.of_next(run, parcels.len());
         for parcel in parcels {
@@ -187,11 +223,15 @@ impl Core {
                 Err(error) => tracing::error!(%run, %error, "no queue of this name can exist"),
             }
         }
-        for published in self.queue.publish_all(messages).await {
-            if let Err(error) = published {
-                // Its tasks wait until a worker looks after the run.
-                tracing::warn!(%run, %error, "a parcel was not published");
-            }
+        messages
+    }
+}
+
+async fn publish(queue: &Queue, run: RunId, messages: Vec<(Route, Bytes)>) {
+    for published in queue.publish_all(messages).await {
+        if let Err(error) = published {
+            // Its tasks wait until a worker looks after the run.
+            tracing::warn!(%run, %error, "a parcel was not published");
         }
     }
 }

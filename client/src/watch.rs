@@ -256,12 +256,15 @@ impl Watch {
                     }
                     self.take(&events);
                     // Before the end is announced, so that a waiter finds what was missed.
-                    if unsure && let Err(error) = self.look().await {
+                    if unsure
+                        && self.known().interest > 0
+                        && let Err(error) = self.look().await
+                    {
                         tracing::warn!(run = %self.run, %error, "cannot look for finished tasks");
                     }
                     let mut known = self.known();
                     // An end that was read before the run was taken up again is none.
-                    if last && known.resumed == resumed {
+                    if last && known.interest > 0 && known.resumed == resumed {
                         known.over = Some(Over::Ended(events.run));
                     }
                 }

@@ -225,6 +225,11 @@ impl Writer {
         }
     }
 
+    /// The store has been told already that no more calls will come.
+    pub(crate) fn begin_closed(&self) {
+        self.state().phase = Phase::Closed;
+    }
+
     /// Closes, and lets the keeper go when all is done: no handle will come back.
     pub(crate) fn leave(&self) {
         self.begin_close();

@@ -68,6 +68,7 @@ macro_rules! conformance {
 conformance!(
     runs::names,
     runs::purged_is_unknown,
+    runs::reaped,
     runs::ends_once,
     runs::overdue,
     runs::events_wake,
@@ -81,6 +82,7 @@ conformance!(
     tasks::refusals,
     tasks::staged_again,
     tasks::begun,
+    tasks::begun_and_closed,
     tasks::lives,
     tasks::slices,
     tasks::leases,

@@ -103,6 +103,11 @@ impl Cut<'_> {
         Ok(self.builder.take_segment())
     }
 
+    /// Whether every call is in a segment that has been taken.
+    pub fn is_done(&self) -> bool {
+        self.ids.len() == self.plan.nodes.len() && self.builder.is_empty()
+    }
+
     /// Pins what the segment that is about to be taken has for later ones.
     fn pin_for_later(&mut self) {
         let end = self.ids.len();

@@ -118,6 +118,11 @@ impl Run {
 
     /// Takes a segment's columns and descriptors; an active one stays as it is.
     pub fn stage(&mut self, stage: &Stage) -> Result<(), Refused> {
+        let known = self.arenas.get(&stage.segment);
+        // Also when the run takes no more: the answer may have been lost.
+        if known.is_some_and(|arena| arena.active && arena.digest == stage.digest) {
+            return Ok(());
+        }
         let spawned = stage.segment >= SPAWNED_SEGMENTS;
         if !(self.state == RunState::Open || spawned && self.state.is_running()) {
             return Err(Refused::NotOpen(self.state));
@@ -129,9 +134,9 @@ impl Run {
         if stage.chunks.len() != tasks.div_ceil(limits::CHUNK_TASKS) {
             return Err(Refused::Malformed("the number of chunks does not fit the tasks"));
         }
-        match self.arenas.get(&stage.segment) {
+        match known {
             Some(arena) if arena.digest != stage.digest => return Err(Refused::Conflict),
-            Some(arena) if arena.active || arena.cursor > 0 => return Ok(()),
+            Some(arena) if arena.cursor > 0 => return Ok(()),
             _ => {}
         }
         let arena = Arena {

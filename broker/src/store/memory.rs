@@ -207,6 +207,7 @@ impl Memory {
         open: Option<&Open>,
         stage: &Stage,
         activate: &Activate,
+        close: bool,
     ) -> Result<Activated, Error> {
         if let Some(open) = open
             && let Opened::Conflict(_) = self.open(run, open).await?
@@ -214,7 +215,11 @@ impl Memory {
             return Err(Refused::Conflict.into());
         }
         self.stage(run, stage).await?;
-        self.activate(run, activate).await
+        let activated = self.activate(run, activate).await?;
+        if close {
+            self.close_whole(run, stage.segment + 1).await?;
+        }
+        Ok(activated)
     }
 
     pub(super) async fn reserve(&self, run: RunId) -> Result<u32, Error> {
@@ -379,17 +384,6 @@ impl Memory {
         let act = |run: &mut Run, _| run.unpin(tasks);
         let reply = change!(self, run, act, |freed| Call::Unpin(tasks.to_vec(), freed.clone()));
         Ok(reply.unwrap_or_default())
-    }
-
-    pub(super) async fn purge(&self, run: RunId) -> Result<(), Error> {
-        let mut state = self.state();
-        state.runs.remove(&run);
-        state.names.retain(|_, named| *named != run);
-        state.blobs.retain(|(owner, _), _| *owner != run);
-        state.locks.remove(&run);
-        drop(state);
-        self.shared.changed.notify_waiters();
-        Ok(())
     }
 
     pub(super) async fn overdue(&self) -> Result<Vec<RunId>, Error> {

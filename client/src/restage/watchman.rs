@@ -52,7 +52,11 @@ impl Watchman {
 
     /// The run is about to be deleted: it is not to come back, whatever the store forgets.
     pub(crate) fn delete(&self, core: &Arc<Core>, run: RunId) {
-        let epoch = core.known_epoch();
+        self.deleted_in(core, run, core.known_epoch());
+    }
+
+    /// The same of a run that was deleted in this life of the store, or a later one.
+    pub(crate) fn deleted_in(&self, core: &Arc<Core>, run: RunId, epoch: Epoch) {
         {
             let mut state = self.state();
             if let Some(staged) = state.runs.remove(&run) {

@@ -139,7 +139,8 @@ impl RunBuilder {
             Some(name) => error.of_spent(name),
             None => error,
         });
-        if unnamed {
+        // Mostly it has ended.
+        if unnamed && core.reap_now(&[run.id]).await == [false] {
             Run::of(run).forget().await?;
         }
         values
@@ -193,7 +194,7 @@ impl RunBuilder {
         let writer =
             Writer::start(&core, Arc::clone(&staged), Arc::clone(&watch), true, accepted.next);
         if close {
-            writer.begin_close();
+            writer.begin_closed();
         }
         let run = RunInner::new(&core, accepted.id, None, watch, Some(writer), Some(staged));
         core.remember(&run);
@@ -310,7 +311,7 @@ async fn stage_plan(
     complete: bool,
     close: bool,
 ) -> Result<Numbered> {
-    let mut over = complete;
+    let (mut over, mut closed) = (complete, false);
     let blobs = plan.blobs.iter().map(|(digest, bytes)| (*digest, bytes.clone()));
     let mut blobs: Vec<_> = blobs.collect();
     blobs.sort_unstable_by_key(|(digest, _)| *digest);
@@ -330,10 +331,11 @@ async fn stage_plan(
             staged.keep(segment, blobs);
             continue;
         }
-        match core.stage_again_if_lost(staged, segment, blobs).await {
+        let last = close && cut.is_done();
+        match core.stage_again_if_lost(staged, segment, blobs, last).await {
             // The run has failed or was cancelled while it was staged: its results say why.
             Err(error) if *error.kind() == ErrorKind::Closed => over = true,
-            staged => staged?,
+            told => closed = told?,
         }
         let spent = cut.take_spent();
         staged.unpin(&spent);
@@ -341,10 +343,10 @@ async fn stage_plan(
             core.persist_in(|| core.store.unpin(staged.run, tasks)).await?;
         }
     }
-    if close && !over {
-        core.close_staged(staged).await?;
-    } else if close {
+    if close && over {
         staged.keep_closed();
+    } else if close && !closed {
+        core.close_staged(staged).await?;
     }
     Ok(Numbered { ids: cut.into_ids(), next, over })
 }

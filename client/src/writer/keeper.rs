@@ -22,26 +22,24 @@ impl Writer {
     /// Works until the run is closed and nobody here has a handle of it any more, or the store
     /// refuses.
     pub(super) async fn keep(self: Arc<Self>) {
-        if let Err(error) = self.work_on().await {
-            tracing::debug!(run = %self.run, %error, "the run is not staged any further");
-            self.fail(error);
-            return;
-        }
-        if self.unnamed {
-            let store = self.core.store.clone();
-            let (run, core) = (self.run, Arc::downgrade(&self.core));
-            // Mostly it has ended by now, and a program about to end waits for this.
-            let status = store.status(run).await;
-            if status.is_ok_and(|status| status.is_some_and(|status| !status.state.is_running())) {
-                purge(&self.core, run).await;
+        let ended = match self.work_on().await {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::debug!(run = %self.run, %error, "the run is not staged any further");
+                self.fail(error);
                 return;
             }
+        };
+        if self.unnamed && !ended {
+            let store = self.core.store.clone();
+            let (run, core) = (self.run, Arc::downgrade(&self.core));
             drop(self);
             purge_ended(store, run, &core).await;
         }
     }
 
-    async fn work_on(&self) -> Result<()> {
+    /// Until nothing more will come; whether the run has ended and is gone.
+    async fn work_on(&self) -> Result<bool> {
         let mut renewed = Instant::now();
         let mut streak = 0_u32;
         let mut staged = 0_u64;
@@ -50,10 +48,17 @@ impl Writer {
                 self.renew().await?;
                 renewed = Instant::now();
             }
-            if self.is_idle() {
-                if self.is_left() {
-                    return Ok(());
+            if self.is_left() {
+                // Mostly it has ended by now, and then nothing of it needs to be unpinned; a program
+                // about to end waits for this.
+                if self.unnamed && self.core.reap(self.run).await {
+                    return Ok(true);
                 }
+                if self.is_idle() {
+                    return Ok(false);
+                }
+            }
+            if self.is_idle() {
                 streak = 0;
                 tokio::select! {
                     biased;
@@ -90,7 +95,7 @@ impl Writer {
         let deadline = {
             let state = self.state();
             match state.unpin_since {
-                _ if state.phase != Phase::Open => None,
+                _ if state.phase == Phase::Closing => None,
                 Some(since) if state.builder.is_empty() => Some(since + UNPIN_DELAY),
                 _ if streak == 0 => None,
                 _ => {
@@ -110,21 +115,27 @@ impl Writer {
 
     async fn carry_out(&self, work: Work) -> Result<()> {
         self.core.check_capable(&work.unchecked).await?;
-        match work.segment {
+        let closing = work.phase == Phase::Closing;
+        let closed = match work.segment {
             Some(segment) => {
                 let blobs = work.blobs;
-                self.core.stage_again_if_lost(&self.staged, segment, blobs).await?;
+                self.core.stage_again_if_lost(&self.staged, segment, blobs, closing).await?
             }
-            None => self.core.put_blobs(self.run, &work.blobs).await?,
-        }
+            None => {
+                self.core.put_blobs(self.run, &work.blobs).await?;
+                false
+            }
+        };
         self.staged.unpin(&work.unpin);
         for tasks in work.unpin.chunks(UNPIN_TASKS_MAX) {
             let store = &self.core.store;
             // Who holds what was freed drops it when it next compares with the store.
             self.core.persist_in(|| store.unpin(self.run, tasks)).await?;
         }
-        if work.phase == Phase::Closing {
-            self.core.close_staged(&self.staged).await?;
+        if closing {
+            if !closed {
+                self.core.close_staged(&self.staged).await?;
+            }
             self.state().phase = Phase::Closed;
             self.closed.notify_waiters();
         }
@@ -152,13 +163,6 @@ impl Writer {
     }
 }
 
-async fn purge(core: &Arc<Core>, run: RunId) {
-    core.watchman.delete(core, run);
-    if let Err(error) = core.store.purge(run).await {
-        tracing::debug!(%run, %error, "the run is left to be deleted by its retention");
-    }
-}
-
 /// Deletes an unnamed run when it has ended, as long as its client is there. Later, the time that
 /// it is kept for runs out.
 async fn purge_ended(store: Store, run: RunId, core: &Weak<Core>) {
@@ -167,10 +171,11 @@ async fn purge_ended(store: Store, run: RunId, core: &Weak<Core>) {
         match timeout(2 * REREAD_AFTER, store.events(run, &cursor, REREAD_AFTER)).await {
             Ok(Ok(events)) if events.run.is_none() => return,
             Ok(Ok(events)) if !events.run.is_some_and(RunState::is_running) => {
-                if let Some(core) = core.upgrade() {
-                    purge(&core, run).await;
+                match core.upgrade() {
+                    // It may go on, when a result of it was lost.
+                    Some(core) if !core.reap(run).await => {}
+                    _ => return,
                 }
-                return;
             }
             Ok(Ok(events)) => cursor = events.cursor,
             Ok(Err(error)) if !error.is_retryable() => return,

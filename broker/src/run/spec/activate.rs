@@ -12,16 +12,18 @@ impl Run {
     /// the same, because a recomputation must find its consumers. An input that has failed or was
     /// freed refuses nothing: the consumer is skipped or the input rearmed when its turn comes.
     pub fn activate(&mut self, activate: &Activate) -> Result<Activated, Refused> {
-        if self.state != RunState::Open || activate.segment >= SPAWNED_SEGMENTS {
+        let staged = self.arenas.get(&activate.segment);
+        let spawned = activate.segment >= SPAWNED_SEGMENTS;
+        let again = staged.is_some_and(|arena| arena.active && arena.digest == activate.digest);
+        if again && !spawned {
+            return Ok(Activated::Already);
+        }
+        if self.state != RunState::Open || spawned {
             return Err(Refused::NotOpen(self.state));
         }
-        let arena = self.arenas.get(&activate.segment);
-        let arena = arena.ok_or(Refused::Malformed("it was not staged"))?;
+        let arena = staged.ok_or(Refused::Malformed("it was not staged"))?;
         if arena.digest != activate.digest {
             return Err(Refused::Conflict);
-        }
-        if arena.active {
-            return Ok(Activated::Already);
         }
         if arena.cursor != activate.cursor {
             return Ok(Activated::More { cursor: arena.cursor });

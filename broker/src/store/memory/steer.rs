@@ -43,4 +43,29 @@ impl Memory {
     pub(in crate::store) async fn keep_alive(&self, run: RunId) -> Result<Option<RunState>, Error> {
         Ok(self.change(run, Run::keep_alive))
     }
+
+    pub(in crate::store) async fn reap(&self, runs: &[RunId]) -> Result<Vec<bool>, Error> {
+        let has_ended = |run: &Run| !run.state().is_running();
+        Ok(runs.iter().map(|run| self.purge_if(*run, has_ended)).collect())
+    }
+
+    pub(in crate::store) async fn purge(&self, run: RunId) -> Result<(), Error> {
+        self.purge_if(run, |_| true);
+        Ok(())
+    }
+
+    /// Deletes a run that is as it should be; whether it is gone.
+    fn purge_if(&self, run: RunId, is_so: impl Fn(&Run) -> bool) -> bool {
+        let mut state = self.state();
+        if state.runs.get(&run).is_some_and(|run| !is_so(run)) {
+            return false;
+        }
+        state.runs.remove(&run);
+        state.names.retain(|_, named| *named != run);
+        state.blobs.retain(|(owner, _), _| *owner != run);
+        state.locks.remove(&run);
+        drop(state);
+        self.shared.changed.notify_waiters();
+        true
+    }
 }

@@ -44,11 +44,16 @@ impl Redis {
                 continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if over || gap || !finished.is_empty() || left.is_zero() {
-                let cursor = EventCursor(seen.to_string());
-                return Ok(Events { finished, cursor, gap, run: page.run });
+            if !over && !gap && finished.is_empty() && !left.is_zero() {
+                let news = self.wait(run, seen, left).await?;
+                seen = put_entries(news, seen, &mut finished, &mut gap)?;
+                if finished.is_empty() && !gap {
+                    continue;
+                }
             }
-            self.wait(run, seen, left).await?;
+            // After the wait the state may be that of before: an end is seen with the next page.
+            let cursor = EventCursor(seen.to_string());
+            return Ok(Events { finished, cursor, gap, run: page.run });
         }
     }
 
@@ -69,28 +74,54 @@ impl Redis {
             full: entries.len() == PAGE,
             run: state.filter(|state| *state != RunState::Purging),
         };
-        for entry in entries {
-            let number = put_entry(entry, &mut page.finished)?;
-            page.gap |= number != page.last + 1;
-            page.last = number;
-        }
+        page.last = put_entries(entries, seen, &mut page.finished, &mut page.gap)?;
         Ok(page)
     }
 
-    /// Waits until the stream grows, `left` at the most.
-    async fn wait(&self, run: RunId, seen: u64, left: Duration) -> Result<(), Error> {
+    /// Waits until the stream grows, `left` at the most; the first entries that it grew by.
+    async fn wait(&self, run: RunId, seen: u64, left: Duration) -> Result<Vec<Value>, Error> {
         let millis = left.as_millis().max(1);
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis.to_string());
+        read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis.to_string());
         let stream = self.keys.of(run, "e");
         read.arg("STREAMS").arg(&stream).arg(format!("0-{seen}"));
         let started = Instant::now();
-        if self.servers.block(&stream, &read, left).await?.is_none() {
+        let Some(answer) = self.servers.block(&stream, &read, left).await? else {
             // The connection broke; the next page says how the store is.
             tokio::time::sleep_until(started + left.min(Duration::from_millis(100))).await;
-        }
-        Ok(())
+            return Ok(Vec::new());
+        };
+        entries_of(answer)
     }
+}
+
+/// The entries in the answer to a read of one stream: `[[name, entries]]`, a map of one in RESP3, or
+/// nothing.
+fn entries_of(answer: Value) -> Result<Vec<Value>, Error> {
+    let entries = match answer {
+        Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
+        Value::Array(streams) => match streams.into_iter().next() {
+            Some(stream) => list(stream)?.into_iter().nth(1),
+            None => None,
+        },
+        _ => None,
+    };
+    entries.map_or(Ok(Vec::new()), list)
+}
+
+/// Appends what entries behind `last` say, and notes whether one is missing; the last one's number.
+fn put_entries(
+    entries: Vec<Value>,
+    mut last: u64,
+    out: &mut Vec<FinishedEvent>,
+    gap: &mut bool,
+) -> Result<u64, Error> {
+    for entry in entries {
+        let number = put_entry(entry, out)?;
+        *gap |= number != last + 1;
+        last = number;
+    }
+    Ok(last)
 }
 
 /// Appends the tasks of one entry; its number.

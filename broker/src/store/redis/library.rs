@@ -22,7 +22,7 @@ macro_rules! audit {
 /// version of the protocol functions are added and mended, but none is removed, and none changes what
 /// it takes and answers.
 pub(super) const CODE: &str = concat!(
-    "#!lua name=bh_v1\n-- revision 4\n",
+    "#!lua name=bh_v1\n-- revision 5\n",
     include_str!("functions/prelude.lua"),
     audit!(),
     include_str!("functions/open.lua"),
@@ -182,6 +182,7 @@ mod tests {
         (2, "cea2bc8d3bb8712e7122fc5b2d6ba0e65f46da9148af619750bf7e32a22053af"),
         (3, "73fb39bb316d81782a791cf697eaace69bf4d9d337d76ea4d1f9c81e971d6091"),
         (4, "28e90bd167d7292b49f0ebfcee0070e30042fa004391bab7354954e3a66a818e"),
+        (5, "2bb60c06849105305c7df5c0d6a562ebba441bbb9f16c9f3b79d8d63f0fcf94b"),
     ];
 
     #[test]

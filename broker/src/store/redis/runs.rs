@@ -13,8 +13,10 @@ use crate::run::{Open, Opened, OutboxId, Ready, RunStatus};
 use crate::state::RunState;
 use crate::store::Error;
 
-/// Keys that one call of `purge` deletes, about.
-const PURGE_KEYS: &str = "2000";
+/// What `purge` takes: about how many keys one call of it deletes, and whether only of a run that has
+/// ended.
+const ANY: &[&str] = &["2000"];
+const ENDED: &[&str] = &["2000", "ended"];
 /// Times that opening looks again because the name has changed hands meanwhile.
 const NAME_ATTEMPTS: usize = 8;
 
@@ -26,6 +28,25 @@ pub(super) fn opened(run: RunId, answer: &Bytes) -> Result<Option<Opened>, Error
         UNKNOWN => Ok(Some(Opened::Attached(run))),
         OTHER => Ok(Some(Opened::Conflict(run))),
         AGAIN => Ok(None),
+        _ => Err(reply.refused()),
+    }
+}
+
+/// The answer to what may change where a run stands; `None` when it is not there.
+pub(super) fn run_state(answer: &Bytes) -> Result<Option<RunState>, Error> {
+    let mut reply = Reply::new(answer)?;
+    match reply.code {
+        DONE => Ok(Some(decode::state(&mut reply.rest)?)),
+        UNKNOWN => Ok(None),
+        _ => Err(reply.refused()),
+    }
+}
+
+fn run_status(answer: &Bytes) -> Result<Option<RunStatus>, Error> {
+    let reply = Reply::new(answer)?;
+    match reply.code {
+        DONE => Ok(Some(decode::status(reply.rest)?)),
+        UNKNOWN => Ok(None),
         _ => Err(reply.refused()),
     }
 }
@@ -58,9 +79,13 @@ impl Redis {
     }
 
     pub(super) async fn unlist(&self, run: RunId) -> Result<(), Error> {
+        self.servers.ask(&run, &self.unlisting(run)).await.map(drop)
+    }
+
+    fn unlisting(&self, run: RunId) -> Cmd {
         let mut list = redis::cmd("ZREM");
         list.arg(self.keys.runs(run)).arg(run.to_string());
-        self.servers.ask(&run, &list).await.map(drop)
+        list
     }
 
     pub(super) fn opening(&self, run: RunId, open: &Open) -> Cmd {
@@ -197,13 +222,7 @@ impl Redis {
     }
 
     pub(in crate::store) async fn status(&self, run: RunId) -> Result<Option<RunStatus>, Error> {
-        let reply = self.call(run, Function::STATUS, NONE).await?;
-        let reply = Reply::new(&reply)?;
-        match reply.code {
-            DONE => Ok(Some(decode::status(reply.rest)?)),
-            UNKNOWN => Ok(None),
-            _ => Err(reply.refused()),
-        }
+        run_status(&self.call(run, Function::STATUS, NONE).await?)
     }
 
     async fn state_after<A: AsRef<[u8]>>(
@@ -212,13 +231,7 @@ impl Redis {
         function: Function,
         arguments: &[A],
     ) -> Result<Option<RunState>, Error> {
-        let reply = self.call(run, function, arguments).await?;
-        let mut reply = Reply::new(&reply)?;
-        match reply.code {
-            DONE => Ok(Some(decode::state(&mut reply.rest)?)),
-            UNKNOWN => Ok(None),
-            _ => Err(reply.refused()),
-        }
+        run_state(&self.call(run, function, arguments).await?)
     }
 
     pub(in crate::store) async fn close(&self, run: RunId) -> Result<Option<RunState>, Error> {
@@ -250,8 +263,20 @@ impl Redis {
     }
 
     pub(in crate::store) async fn purge(&self, run: RunId) -> Result<(), Error> {
-        let name = self.status(run).await?.and_then(|status| status.name);
-        self.purge_keys(run).await?;
+        // What is small is gone with the second call: the first one only marks it.
+        let mut all = redis::pipe();
+        all.add_command(fcall(&self.keys.header(run), Function::STATUS, NONE));
+        all.add_command(self.purging(run, ANY)).add_command(self.purging(run, ANY));
+        let mut answers = self.servers.ask_all(&run, &all).await?.into_iter();
+        let mut answer = || bytes(answers.next().unwrap_or(Value::Nil));
+        // A damaged run cannot say its name, and goes all the same: who opens one of this name
+        // finds that nothing is behind it.
+        let status = answer().and_then(|answer| run_status(&answer)).unwrap_or_default();
+        let name = status.and_then(|status| status.name);
+        answer()?;
+        if Reply::new(&answer()?)?.code != DONE {
+            self.purge_keys(run).await?;
+        }
         if let Some(name) = name {
             let owner = run.to_bytes();
             let unbind = fcall(&self.keys.name(&name), Function::UNBIND, &[owner]);
@@ -260,9 +285,38 @@ impl Redis {
         self.unlist(run).await
     }
 
+    pub(in crate::store) async fn reap(&self, runs: &[RunId]) -> Result<Vec<bool>, Error> {
+        let Some(key) = runs.first() else { return Ok(Vec::new()) };
+        let mut all = redis::pipe();
+        for run in runs {
+            all.add_command(self.purging(*run, ENDED));
+        }
+        let answers = self.servers.ask_all(key, &all).await?;
+        let mut gone = Vec::with_capacity(runs.len());
+        let mut unlist = redis::pipe();
+        for (run, answer) in runs.iter().zip(answers) {
+            let code = Reply::new(&bytes(answer)?)?.code;
+            if code == AGAIN {
+                self.purge_keys(*run).await?;
+            }
+            gone.push(matches!(code, DONE | AGAIN));
+            if matches!(code, DONE | AGAIN) {
+                unlist.add_command(self.unlisting(*run));
+            }
+        }
+        if unlist.cmd_iter().next().is_some() {
+            self.servers.ask_all(key, &unlist).await?;
+        }
+        Ok(gone)
+    }
+
+    fn purging(&self, run: RunId, which: &[&str]) -> Cmd {
+        fcall(&self.keys.header(run), Function::PURGE, which)
+    }
+
     async fn purge_keys(&self, run: RunId) -> Result<(), Error> {
         loop {
-            let reply = self.call(run, Function::PURGE, &[PURGE_KEYS]).await?;
+            let reply = bytes(self.servers.ask(&run, &self.purging(run, ANY)).await?)?;
             if Reply::new(&reply)?.code == DONE {
                 return Ok(());
             }

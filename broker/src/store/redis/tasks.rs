@@ -7,7 +7,7 @@ use redis::{Cmd, Value};
 
 use super::decode::{self, DONE, OTHER_LIFE, Reply, UNKNOWN};
 use super::library::Function;
-use super::runs::opened;
+use super::runs::{opened, run_state};
 use super::{NONE, Redis, bytes, encode, fcall, list, optional_bytes};
 use crate::args::BlobDigest;
 use crate::id::{Incarnation, RunId, TaskId, WorkerIndex};
@@ -53,13 +53,14 @@ impl Redis {
 
     /// One pipeline: each function runs whatever became of the one before. What was refused to be staged
     /// is not activated all the same, for nothing of this digest is there; nor is there another run of
-    /// this id, which whoever opens it has drawn.
+    /// this id, which whoever opens it has drawn; nor is one closed whose last segment is another one.
     pub(in crate::store) async fn begin(
         &self,
         run: RunId,
         open: Option<&Open>,
         stage: &Stage,
         activate: &Activate,
+        close: bool,
     ) -> Result<Activated, Error> {
         let mut all = redis::pipe();
         if let Some(open) = open {
@@ -69,6 +70,11 @@ impl Redis {
         all.add_command(self.staging(run, stage));
         let header = self.keys.header(run);
         all.add_command(fcall(&header, Function::ACTIVATE, &encode::activate(activate)));
+        if close {
+            let segments = stage.segment + 1;
+            let last: [&[u8]; 2] = [&segments.to_be_bytes(), &stage.digest];
+            all.add_command(fcall(&header, Function::CLOSE, &last));
+        }
         let mut answers = self.servers.ask_all(&run, &all).await?.into_iter();
         let mut answer = || bytes(answers.next().unwrap_or(Value::Nil));
         if open.is_some() {
@@ -82,7 +88,11 @@ impl Redis {
             }
         }
         staged(&answer()?)?;
-        activated(&answer()?)
+        let activated = activated(&answer()?)?;
+        if close {
+            run_state(&answer()?)?.ok_or(Refused::Unknown)?;
+        }
+        Ok(activated)
     }
 
     pub(in crate::store) async fn activate(

@@ -62,6 +62,28 @@ pub async fn purged_is_unknown(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whoever has no more use for a run deletes it, unless it has not ended.
+pub async fn reaped(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    for state in [RunState::Open, RunState::Closed] {
+        ensure!(store.reap(&[run]).await? == [false]);
+        let status = store.status(run).await?;
+        ensure!(status.is_some_and(|status| status.state == state), "it is gone");
+        store.close(run).await?;
+    }
+    store.commit(run, &sample.finish(&[0])).await?;
+    store.commit(run, &sample.finish(&[1])).await?;
+    let other = Sample::chain(store, 2).await?;
+    for _ in 0..2 {
+        ensure!(store.reap(&[other.run, run]).await? == [false, true]);
+        ensure!(store.status(run).await?.is_none(), "it is there");
+        ensure!(store.runs().await? == [other.run], "it is listed");
+    }
+    store.purge(other.run).await?;
+    Ok(())
+}
+
 /// A run ends once: with its last task when it is closed, or when it is cancelled.
 pub async fn ends_once(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 2).await?;

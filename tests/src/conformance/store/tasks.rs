@@ -76,33 +76,58 @@ pub async fn begun(store: &Store) -> anyhow::Result<()> {
     let stage = Stage { segment: 1, ..sample.stage.clone() };
     let active = Activate { segment: 1, ..activate() };
     let short = Stage { consumers: vec![0; 1], ..stage.clone() };
-    ensure!(is_refused(&store.begin(run, None, &short, &active).await, "Malformed"));
+    ensure!(is_refused(&store.begin(run, None, &short, &active, false).await, "Malformed"));
     ensure!(store.segments(run).await? == [0]);
-    let ready = match store.begin(run, None, &stage, &active).await? {
+    let ready = match store.begin(run, None, &stage, &active, false).await? {
         Activated::Active { ready } => ready,
         other => bail!("{other:?}"),
     };
     ensure!(ready == [0], "{ready:?}");
-    ensure!(store.begin(run, None, &stage, &active).await? == Activated::Already);
+    ensure!(store.begin(run, None, &stage, &active, false).await? == Activated::Already);
     let foreign = Stage { digest: [9; 16], ..stage.clone() };
-    ensure!(is_refused(&store.begin(run, None, &foreign, &active).await, "Conflict"));
+    ensure!(is_refused(&store.begin(run, None, &foreign, &active, false).await, "Conflict"));
     ensure!(store.segments(run).await? == [0, 1]);
     let edge = (task(0), 0);
     let later = Stage { segment: 2, ..stage };
     let slice = Activate { segment: 2, edges: vec![edge], last: false, ..activate() };
-    let more = store.begin(run, None, &later, &slice).await?;
+    let more = store.begin(run, None, &later, &slice, false).await?;
     ensure!(matches!(more, Activated::More { .. }), "{more:?}");
     store.purge(run).await?;
 
     let (run, unnamed) = (clock::new_run_id(), open());
     let (stage, first) = (&sample.stage, activate());
-    ensure!(is_refused(&store.begin(run, None, stage, &first).await, "Unknown"));
-    let begun = store.begin(run, Some(&unnamed), stage, &first).await?;
+    ensure!(is_refused(&store.begin(run, None, stage, &first, false).await, "Unknown"));
+    let begun = store.begin(run, Some(&unnamed), stage, &first, false).await?;
     ensure!(matches!(begun, Activated::Active { .. }), "{begun:?}");
     ensure!(store.runs().await?.contains(&run), "it is not listed");
-    ensure!(store.begin(run, Some(&unnamed), stage, &first).await? == Activated::Already);
+    ensure!(store.begin(run, Some(&unnamed), stage, &first, false).await? == Activated::Already);
     let other = Open { digest: [9; 32], ..open() };
-    ensure!(is_refused(&store.begin(run, Some(&other), stage, &first).await, "Conflict"));
+    ensure!(is_refused(&store.begin(run, Some(&other), stage, &first, false).await, "Conflict"));
+    store.purge(run).await?;
+    Ok(())
+}
+
+/// The last segment closes its run, and is answered again when the answer was lost; a different one
+/// closes nothing.
+pub async fn begun_and_closed(store: &Store) -> anyhow::Result<()> {
+    let sample = Sample::chain(store, 2).await?;
+    let run = sample.run;
+    let state = async || store.status(run).await.map(|status| status.map(|status| status.state));
+    let first = activate();
+    let foreign = Stage { digest: [9; 16], ..sample.stage.clone() };
+    ensure!(is_refused(&store.begin(run, None, &foreign, &first, true).await, "Conflict"));
+    ensure!(state().await? == Some(RunState::Open));
+    let stage = Stage { segment: 1, ..sample.stage.clone() };
+    let last = Activate { segment: 1, ..activate() };
+    let begun = store.begin(run, None, &stage, &last, true).await?;
+    ensure!(matches!(begun, Activated::Active { .. }), "{begun:?}");
+    ensure!(state().await? == Some(RunState::Closed));
+    for close in [true, false] {
+        ensure!(store.begin(run, None, &stage, &last, close).await? == Activated::Already);
+    }
+    let more = Stage { segment: 2, ..sample.stage.clone() };
+    let late = Activate { segment: 2, ..activate() };
+    ensure!(is_refused(&store.begin(run, None, &more, &late, true).await, "NotOpen"));
     store.purge(run).await?;
     Ok(())
 }

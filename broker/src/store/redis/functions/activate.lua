@@ -5,11 +5,11 @@ define('activate', {}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
   local k, cursor, last, p = take('>I4I4B', args[1])
+  local a, digest = load_arena(r, k), sub(args[1], p)
+  if k < SPAWNED and a and a.active and a.digest == digest then return '\0\2' end
   if r.state ~= OPEN or k >= SPAWNED then return '\2' .. char(r.state) end
-  local a = load_arena(r, k)
   if not a then return '\4\3' end
-  if a.digest ~= sub(args[1], p) then return '\3' end
-  if a.active then return '\0\2' end
+  if a.digest ~= digest then return '\3' end
   if a.cursor ~= cursor then return '\0\0' .. pack('>I4', a.cursor) end
   local count = #args[2] / 8
   if count > 500 then return '\4\4' end

@@ -36,14 +36,16 @@ define('unpin', {'allow-oom'}, function(keys, args)
   return '\0' .. concat(freed)
 end)
 
--- close (1 segments u32 that it must have), cancel (1 why), keep_alive: 0 and the state of the run |
--- 7 when it lacks some.
+-- close (1 segments u32 that it must have, 2 the digest of the last of them if it matters), cancel
+-- (1 why), keep_alive: 0 and the state of the run | 3 when the last is another | 7 when it lacks some.
 define('close', {'allow-oom'}, function(keys, args)
   local r, no = load_run(keys[1])
   if not r then return no end
   if r.state == OPEN then
     local wanted = take('>I4', args[1])
-    if wanted > 0 and not active(r, wanted - 1) then return '\7' end
+    local a = wanted > 0 and active(r, wanted - 1)
+    if wanted > 0 and not a then return '\7' end
+    if a and args[2] and a.digest ~= args[2] then return '\3' end
     check_ending(r)
     r.state = CLOSED
     end_if_finished(r)
