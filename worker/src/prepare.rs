@@ -73,6 +73,23 @@ pub(crate) struct Preparer {
 type Checked = (Vec<Option<Ready>>, BTreeMap<TaskId, [u8; 16]>);
 
 impl Preparer {
+    /// Prepares those tasks that need nothing from elsewhere; and the others.
+    pub(crate) fn all_at_once(
+        &self,
+        run: RunId,
+        tasks: Vec<Wanted>,
+    ) -> (Vec<(Key, Prepared)>, Vec<Wanted>) {
+        let mut here = Vec::with_capacity(tasks.len());
+        let mut elsewhere = Vec::new();
+        for wanted in tasks {
+            match self.at_once(run, &wanted) {
+                Some(prepared) => here.push(((run, wanted.ready.task), prepared)),
+                None => elsewhere.push(wanted),
+            }
+        }
+        (here, elsewhere)
+    }
+
     /// Prepares a task from what is in memory, or not at all.
     pub(crate) fn at_once(&self, run: RunId, wanted: &Wanted) -> Option<Prepared> {
         if wanted.doubt != Doubt::None || wanted.ready.forwarded.is_some() {

@@ -1,7 +1,7 @@
 //! The loop around the core: events in, effects out. All waiting is done in tasks beside it, which
 //! send their answers back; the loop itself never waits for anything but the next event.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bolthole_broker::clock;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{Compared, Core, Effect, Publish};
-use crate::flight::{Doubt, Finish, Key, Prepared};
+use crate::flight::{Doubt, Key, Prepared};
 use crate::hold::Pressure;
 use crate::prepare::Preparer;
 use crate::presence::InFlight;
@@ -66,7 +66,8 @@ enum Answer {
 
 /// The loop and what it drives.
 pub(crate) struct Shell {
-    core: Core,
+    /// Slots take ends of attempts to it as well.
+    core: Arc<Mutex<Core>>,
     slots: Slots,
     preparer: Arc<Preparer>,
     publisher: Arc<Publisher>,
@@ -88,7 +89,7 @@ pub(crate) struct Shell {
 impl Shell {
     #[expect(clippy::too_many_arguments, reason = "the parts of a worker, connected here")]
     pub(crate) fn new(
-        core: Core,
+        core: Arc<Mutex<Core>>,
         slots: Slots,
         preparer: Arc<Preparer>,
         publisher: Arc<Publisher>,
@@ -139,8 +140,10 @@ impl Shell {
         let mut consuming = true;
         loop {
             self.pulse.beat();
-            let due =
-                [self.core.next_commit(), self.core.next_sharing()].into_iter().flatten().min();
+            let due = {
+                let core = self.core();
+                [core.next_commit(), core.next_sharing()].into_iter().flatten().min()
+            };
             let timer = async {
                 match due {
                     Some(at) => sleep_until(at).await,
@@ -175,25 +178,22 @@ impl Shell {
                 answer = self.inbox.recv() => self.take_answers(answer).await,
                 () = timer => {}
                 Some((run, ready)) = self.inherited.recv() => {
-                    let effects = self.core.on_inherited(run, ready);
+                    let effects = self.core().on_inherited(run, ready);
                     self.perform(effects).await;
                 }
                 () = self.slots.finished() => {}
             }
-            let finished = self.slots.take_finished();
             // A task that looks whether it is cancelled may have ended just because of that.
             if stop.is_cancelled() {
                 break;
             }
             let now = Instant::now();
-            if !finished.is_empty() {
-                self.end_attempts(finished, now).await;
-            }
+            self.end_attempts(now).await;
             let standing = self.slots.standing();
-            let mut due = self.core.due_commits(now, standing.starving);
-            due.extend(self.core.due_sharing(now, standing));
+            let mut due = self.core().due_commits(now, standing);
+            due.extend(self.core().due_sharing(now, standing));
             self.perform(due).await;
-            if draining && self.core.is_idle() {
+            if draining && self.core().is_idle() {
                 drained.send_replace(true);
                 break;
             }
@@ -215,13 +215,27 @@ impl Shell {
         self.consumer.close().await;
     }
 
-    async fn end_attempts(&mut self, finished: Vec<Finish>, now: Instant) {
-        let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
-        self.pulse.started.add(followed as u64);
-        let known = Arc::clone(&self.preparer);
-        let effects = self.core.on_finished(finished, &*known, clock::random_u64(), now);
-        self.slots.set_order(self.core.order());
+    /// Takes in what has ended, and what slots have left to be done.
+    async fn end_attempts(&mut self, now: Instant) {
+        let (started, mut effects) = self.slots.take_left();
+        self.pulse.started.add(started);
+        {
+            // Taken under the lock: what a slot has gone on with must not end before that is known.
+            let mut core = self.core();
+            let finished = self.slots.take_finished();
+            let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
+            self.pulse.started.add(followed as u64);
+            if !finished.is_empty() {
+                let known = &*self.preparer;
+                effects.extend(core.on_finished(finished, known, clock::random_u64(), now));
+                self.slots.set_order(core.order());
+            }
+        }
         self.perform(effects).await;
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn take_answers(&mut self, first: Option<Answer>) {
@@ -236,7 +250,9 @@ impl Shell {
     fn take_answer(&mut self, answer: Answer) -> Vec<Effect> {
         let now = Instant::now();
         match answer {
-            Answer::Prepared(prepared) => self.core.on_prepared(prepared, clock::random_u64(), now),
+            Answer::Prepared(prepared) => {
+                self.core().on_prepared(prepared, clock::random_u64(), now)
+            }
             Answer::Committed(id, reply) => {
                 let known = Arc::clone(&self.preparer);
                 let blocked = self.publisher.queue.is_blocked();
@@ -245,18 +261,18 @@ impl Shell {
                     Committed::Superseded(_) => self.pulse.superseded.add(1),
                     Committed::NotRunning(_) => {}
                 }
-                self.core.on_committed(id, reply, &*known, blocked, now)
+                self.core().on_committed(id, reply, &*known, blocked, now)
             }
-            Answer::Outlived(id, life) => self.core.on_outlived(id, life == self.compared, now),
+            Answer::Outlived(id, life) => self.core().on_outlived(id, life == self.compared, now),
             Answer::Published(publish, confirmed) => {
                 let pulse = &self.pulse;
                 let counter = if confirmed { &pulse.published } else { &pulse.unpublished };
                 counter.add(publish.ready.len() as u64);
-                self.core.on_published(&publish, confirmed, now)
+                self.core().on_published(&publish, confirmed, now)
             }
-            Answer::Leased(run, answers) => self.core.on_leased(run, answers, now),
-            Answer::Retried(key) => self.core.on_retried(key, now),
-            Answer::Sought(sought) => self.core.on_sought(sought, now),
+            Answer::Leased(run, answers) => self.core().on_leased(run, answers, now),
+            Answer::Retried(key) => self.core().on_retried(key, now),
+            Answer::Sought(sought) => self.core().on_sought(sought, now),
             Answer::Compared(epoch, compared) => self.on_compared(epoch, compared, now),
         }
     }
@@ -266,7 +282,7 @@ impl Shell {
             Event::SessionStarted { epoch } => {
                 tracing::info!(%epoch, "consuming");
                 self.pulse.consuming(true);
-                self.core.on_session_started(Instant::now());
+                self.core().on_session_started(Instant::now());
             }
             Event::Delivery(delivery) => self.take_delivery(delivery).await,
             Event::Absent { presence, tag } => self.take_over(&presence, tag),
@@ -276,7 +292,7 @@ impl Shell {
                     let state = status.ok().flatten().map(|status| status.state);
                     if state.is_none_or(|state| !state.is_running()) {
                         let mut effects = Vec::new();
-                        self.core.run_over(run, state, &mut effects);
+                        self.core().run_over(run, state, &mut effects);
                         self.perform(effects).await;
                     }
                 }
@@ -286,7 +302,7 @@ impl Shell {
             Event::SessionLost { epoch, reason } => {
                 tracing::warn!(%epoch, %reason, "the session with the queue is lost");
                 self.pulse.consuming(false);
-                let effects = self.core.on_session_lost(epoch);
+                let effects = self.core().on_session_lost(epoch);
                 self.perform(effects).await;
             }
         }
@@ -325,15 +341,15 @@ impl Shell {
         } else {
             Doubt::Old
         };
-        let effects = self.core.on_delivery(&delivery, parcel, doubt, Instant::now());
+        let effects = self.core().on_delivery(&delivery, parcel, doubt, Instant::now());
         self.perform(effects).await;
     }
 
     async fn on_tick(&mut self, renew: bool) {
         let running = self.slots.running();
         let now = Instant::now();
-        let effects = self.core.on_tick(&running, renew, clock::random_u64(), now);
-        *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = self.core.in_flight();
+        let effects = self.core().on_tick(&running, renew, clock::random_u64(), now);
+        *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = self.core().in_flight();
         self.perform(effects).await;
     }
 
@@ -347,16 +363,20 @@ impl Shell {
             self.settler.resume_lo().await;
         }
         self.slots.set_pressure(pressure);
-        self.core.on_filling(pressure >= Pressure::Filling);
-        self.slots.set_order(self.core.order());
+        self.core().on_filling(pressure >= Pressure::Filling);
+        self.slots.set_order(self.core().order());
     }
 
     async fn begin_drain(&mut self) {
         tracing::info!("draining: no new work");
         self.pulse.draining();
         self.settler.stop().await;
-        let benched = self.slots.clear_bench();
-        let effects = self.core.on_drain(&benched, Instant::now());
+        let effects = {
+            // Slots put nothing on the bench in between.
+            let mut core = self.core();
+            let benched = self.slots.clear_bench();
+            core.on_drain(&benched, Instant::now())
+        };
         self.perform(effects).await;
         failpoint::reach(Point::DrainMid).await;
     }
@@ -372,7 +392,7 @@ impl Shell {
     }
 
     async fn let_go(&mut self) {
-        let effects = self.core.on_let_go(Instant::now());
+        let effects = self.core().on_let_go(Instant::now());
         let (runs, tasks) = effects.iter().fold((0, 0), |(runs, tasks), effect| match effect {
             Effect::Publish(publish) => (runs + 1, tasks + publish.ready.len()),
             _ => (runs, tasks),
@@ -421,7 +441,7 @@ impl Shell {
             }
             Effect::TakeBack(keys) => {
                 let back = self.slots.take_back(&keys);
-                return self.core.on_taken_back(&back, Instant::now());
+                return self.core().on_taken_back(&back, Instant::now());
             }
             Effect::Seek(hold) => self.seek(hold),
             Effect::Look => self.look(),

@@ -18,7 +18,7 @@ use bolthole_broker::task::TaskKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::{OnSlot, Standing};
+use crate::core::{Core, Effect, OnSlot, Standing};
 use crate::executor::{self, Execution, Executor, THREAD_PREFIX};
 use crate::flight::{Ended, Finish, Key, Runnable};
 use crate::hold::Pressure;
@@ -27,12 +27,14 @@ use crate::prepare::Preparer;
 use crate::spawn::{Spawned, Spawner};
 
 mod bench;
+mod carry;
 mod driven;
 mod room;
 mod units;
 
 use bench::Bench;
 pub(crate) use bench::Wish;
+use carry::Left;
 pub(crate) use driven::{Driven, is_in_body};
 
 /// Slots, and the bench of tasks that wait for one.
@@ -45,8 +47,10 @@ struct Shared {
     bench: Mutex<Bench>,
     work: Condvar,
     done: Mutex<Vec<Finish>>,
-    /// Told when `done` has become non-empty.
+    /// Told when there is something in `done` for the loop, or in `left`.
     finished: Notify,
+    core: Arc<Mutex<Core>>,
+    left: Mutex<Left>,
     preparer: Arc<Preparer>,
     /// How long a result waits for memory while none is freed.
     memory_wait: Duration,
@@ -63,7 +67,7 @@ struct Shared {
 impl Slots {
     /// Starts `count` slots: threads, unless they are `driven`.
     pub(crate) fn start(
-        count: usize,
+        (count, core): (usize, &Arc<Mutex<Core>>),
         resources: BTreeMap<String, u32>,
         (preparer, memory_wait): (Arc<Preparer>, Duration),
         spawner: Spawner,
@@ -76,6 +80,8 @@ impl Slots {
             work: Condvar::new(),
             done: Mutex::default(),
             finished: Notify::new(),
+            core: Arc::clone(core),
+            left: Mutex::default(),
             preparer,
             memory_wait,
             spawner,
@@ -201,7 +207,14 @@ impl Slots {
 
     /// The attempts that have ended since the last call.
     pub(crate) fn take_finished(&self) -> Vec<Finish> {
-        std::mem::take(&mut *self.shared.done.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.shared.done())
+    }
+
+    /// What slots have left to the loop since the last call: how many tasks they have started, and
+    /// what is still to be done.
+    pub(crate) fn take_left(&self) -> (u64, Vec<Effect>) {
+        let Left { started, effects } = std::mem::take(&mut *self.shared.left());
+        (started, effects)
     }
 
     /// What runs at this moment.
@@ -234,6 +247,10 @@ impl Slots {
 impl Shared {
     fn bench(&self) -> MutexGuard<'_, Bench> {
         self.bench.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn done(&self) -> MutexGuard<'_, Vec<Finish>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_of_permits(&self, bench: &Bench) {
@@ -282,12 +299,10 @@ impl Shared {
     /// Tells of the end of a slot's attempt and of what the slot goes on with, or frees it; true when
     /// another slot has its place.
     fn finish(&self, number: usize, finish: Finish) -> bool {
-        let replaced = finish.next.is_none() && self.free(number);
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        done.push(finish);
-        let first = done.len() == 1;
-        drop(done);
-        if first {
+        let goes_on = finish.next.is_some();
+        let replaced = !goes_on && self.free(number);
+        self.done().push(finish);
+        if !self.carry(!goes_on && !replaced) {
             self.finished.notify_one();
         }
         replaced

@@ -37,6 +37,16 @@ struct Gathering {
     urgent: bool,
 }
 
+impl Gathering {
+    /// Whether it is to be committed, `most` tasks at a time.
+    fn is_due(&self, now: Instant, idle: bool, most: usize) -> bool {
+        let late = self.since.is_some_and(|since| now >= since + COMMIT_DELAY);
+        let many = self.entries.len() >= COMMIT_TASKS.min(most);
+        let due = idle || late || self.urgent || many;
+        due && !self.under_way && !self.entries.is_empty()
+    }
+}
+
 /// What waits to be committed, by run and segment.
 #[derive(Debug)]
 pub(crate) struct Batches {
@@ -78,18 +88,14 @@ impl Batches {
 
     /// The commits to send now; `idle` when no task could be run meanwhile.
     pub(crate) fn take_due(&mut self, now: Instant, idle: bool) -> Vec<(RunId, Commit)> {
-        let due: Vec<(RunId, u32)> = self
-            .open
-            .iter()
-            .filter(|(_, gathering)| !gathering.under_way && !gathering.entries.is_empty())
-            .filter(|(_, gathering)| {
-                let late = gathering.since.is_some_and(|since| now >= since + COMMIT_DELAY);
-                let many = gathering.entries.len() >= COMMIT_TASKS.min(self.most);
-                idle || late || gathering.urgent || many
-            })
-            .map(|(place, _)| *place)
-            .collect();
+        let due = self.open.iter().filter(|(_, gathering)| gathering.is_due(now, idle, self.most));
+        let due: Vec<(RunId, u32)> = due.map(|(place, _)| *place).collect();
         due.into_iter().filter_map(|(run, segment)| self.take(run, segment)).collect()
+    }
+
+    /// Whether there are any.
+    pub(crate) fn has_due(&self, now: Instant, idle: bool) -> bool {
+        self.open.values().any(|gathering| gathering.is_due(now, idle, self.most))
     }
 
     /// When the next gathering is due by its age.

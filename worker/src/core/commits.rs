@@ -9,16 +9,16 @@ use bolthole_broker::state::{RunState, StateByte, TaskState};
 use tokio::time::Instant;
 
 use super::near::Near;
-use super::{Core, Describe, Effect, Publish, Stage, Ticket};
+use super::{Core, Describe, Effect, Publish, Stage, Standing, Ticket};
 use crate::flight::{Doubt, Key, Wanted};
 
 impl Core {
-    /// Commits that are due; `starving` when a slot has nothing to run.
-    pub(crate) fn due_commits(&mut self, now: Instant, starving: bool) -> Vec<Effect> {
+    /// Commits that are due.
+    pub(crate) fn due_commits(&mut self, now: Instant, standing: Standing) -> Vec<Effect> {
         if self.life.holds_commits() {
             return Vec::new();
         }
-        let due = self.batches.take_due(now, starving);
+        let due = self.batches.take_due(now, self.awaits_commits(standing));
         due.into_iter()
             .map(|(run, commit)| {
                 let commit = Arc::new(commit);
@@ -26,6 +26,17 @@ impl Core {
                 Effect::Commit { run, commit }
             })
             .collect()
+    }
+
+    /// Whether any are.
+    pub(crate) fn has_due_commits(&self, now: Instant, standing: Standing) -> bool {
+        !self.life.holds_commits() && self.batches.has_due(now, self.awaits_commits(standing))
+    }
+
+    /// Whether nothing can be run before something is committed: a slot has nothing to run, and no
+    /// other will be done with something short in a moment.
+    fn awaits_commits(&self, standing: Standing) -> bool {
+        standing.starving && (standing.running == 0 || self.tasks_per_slot() == 1)
     }
 
     /// When to look for due commits again.

@@ -65,10 +65,11 @@ impl Sharing {
     }
 }
 
-/// What waits for slots, and whether one has nothing to run.
+/// What waits for slots and what runs, and whether a slot has nothing to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) waiting: usize,
+    pub(crate) running: usize,
     pub(crate) starving: bool,
 }
 
@@ -128,30 +129,38 @@ impl Core {
 }
 
 #[cfg(test)]
+impl Standing {
+    /// Of a worker that has nothing to run.
+    pub(crate) const IDLE: Self = Self { waiting: 0, running: 0, starving: true };
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::tests::core;
     use super::*;
 
-    const BUSY: Standing = Standing { waiting: 0, starving: false };
-    const IDLE: Standing = Standing { waiting: 0, starving: true };
-    const FULL: Standing = Standing { waiting: 8, starving: false };
+    const BUSY: Standing = Standing { waiting: 0, running: 1, starving: false };
+    const FULL: Standing = Standing { waiting: 8, running: 1, starving: false };
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_worker_says_so_less_and_less_often() {
         let (mut core, start) = (core(), Instant::now());
-        assert!(core.due_sharing(start, IDLE).is_none(), "the next task may be on its way");
+        assert!(
+            core.due_sharing(start, Standing::IDLE).is_none(),
+            "the next task may be on its way"
+        );
         let mut said = Vec::new();
         for ms in 0..4_000 {
             let now = start + Duration::from_millis(ms);
             assert!(core.next_sharing().is_some_and(|at| at > now || at > start));
-            if let Some(Effect::Seek(_)) = core.due_sharing(now, IDLE) {
+            if let Some(Effect::Seek(_)) = core.due_sharing(now, Standing::IDLE) {
                 said.push(ms);
             }
         }
         assert!(said.starts_with(&[3, 9, 21, 45]) && said.len() < 15, "{said:?}");
         let now = start + Duration::from_secs(5);
         assert!(core.due_sharing(now, BUSY).is_none() && core.next_sharing().is_none());
-        core.due_sharing(now, IDLE);
+        core.due_sharing(now, Standing::IDLE);
         assert_eq!(core.next_sharing(), Some(now + SEEK.0), "it was busy in between");
     }
 

@@ -133,7 +133,7 @@ impl Desk {
 
     /// The commit that is due.
     fn commit(&mut self, now: Instant) -> Commit {
-        match self.core.due_commits(now, true).pop() {
+        match self.core.due_commits(now, Standing::IDLE).pop() {
             Some(Effect::Commit { commit, .. }) => Arc::unwrap_or_clone(commit),
             other => panic!("no commit but {other:?}"),
         }
@@ -201,7 +201,7 @@ async fn what_was_computed_from_a_loser_is_dropped_with_it() {
     let effects = desk.answer(&commit, Committed::Superseded(states), now);
     let discarded = effects.iter().filter(|effect| matches!(effect, Effect::Discard(_))).count();
     assert_eq!((discarded, acks(&effects).len()), (3, 0), "the third still runs");
-    assert!(desk.core.due_commits(now, true).is_empty());
+    assert!(desk.core.due_commits(now, Standing::IDLE).is_empty());
     assert_eq!(acks(&desk.end(2, now)), [tag]);
     assert!(desk.core.is_idle());
 }

@@ -15,7 +15,7 @@ impl Shell {
     pub(super) async fn begin_life(&mut self) {
         let epoch = self.life.borrow_and_update().clone();
         self.compared.clone_from(&epoch);
-        let (effects, inputs, recent) = self.core.on_new_life();
+        let (effects, inputs, recent) = self.core().on_new_life();
         self.perform(effects).await;
         let preparer = Arc::clone(&self.preparer);
         let answers = self.answers.clone();
@@ -47,7 +47,7 @@ impl Shell {
         compared: Compared,
         now: Instant,
     ) -> Vec<Effect> {
-        let effects = self.core.on_compared(compared, now);
+        let effects = self.core().on_compared(compared, now);
         let (publisher, life) = (Arc::clone(&self.publisher), self.life.clone());
         self.tracker.spawn(async move {
             let mut known = publisher.epoch.write().await;

@@ -65,7 +65,7 @@ impl Shell {
     pub(super) fn publish(&self, publish: Publish) {
         let publisher = Arc::clone(&self.publisher);
         let answers = self.answers.clone();
-        let per_parcel = self.core.tasks_per_slot();
+        let per_parcel = self.core().tasks_per_slot();
         let stop = self.preparer.stop.clone();
         let store = self.preparer.store.clone();
         self.tracker.spawn(async move {
@@ -80,14 +80,7 @@ impl Shell {
 
     /// Prepares what needs nothing from elsewhere at once, the rest beside the loop.
     pub(super) fn prepare(&mut self, run: RunId, tasks: Vec<Wanted>) -> Vec<Effect> {
-        let mut here = Vec::new();
-        let mut elsewhere = Vec::new();
-        for wanted in tasks {
-            match self.preparer.at_once(run, &wanted) {
-                Some(prepared) => here.push(((run, wanted.ready.task), prepared)),
-                None => elsewhere.push(wanted),
-            }
-        }
+        let (here, elsewhere) = self.preparer.all_at_once(run, tasks);
         if !elsewhere.is_empty() {
             let preparer = Arc::clone(&self.preparer);
             let answers = self.answers.clone();
@@ -99,7 +92,7 @@ impl Shell {
         if here.is_empty() {
             return Vec::new();
         }
-        self.core.on_prepared(here, clock::random_u64(), Instant::now())
+        self.core().on_prepared(here, clock::random_u64(), Instant::now())
     }
 
     /// Says that this worker could run more tasks.
@@ -116,7 +109,9 @@ impl Shell {
 
     /// Chooses what to give away.
     pub(super) fn share(&self) -> Effect {
-        let keys = self.slots.last_half(|key| self.core.may_share(key));
+        let core = self.core();
+        let keys = self.slots.last_half(|key| core.may_share(key));
+        drop(core);
         self.pulse.shared.add(keys.len() as u64);
         Effect::TakeBack(keys)
     }

@@ -286,7 +286,8 @@ impl Bench {
     /// What waits, and whether a slot has nothing to run.
     pub(super) fn standing(&self) -> Standing {
         let waiting = self.waiting.len();
-        Standing { waiting, starving: waiting == 0 && self.running.len() < self.slots }
+        let running = self.running.len();
+        Standing { waiting, running, starving: waiting == 0 && running < self.slots }
     }
 
     /// A queue whose tasks wait.

@@ -194,6 +194,7 @@ impl Parts {
     fn slots(
         &self,
         options: &Options,
+        core: &Arc<std::sync::Mutex<Core>>,
         preparer: &Arc<Preparer>,
         bodies: Handle,
         tasks: &Tasks,
@@ -210,7 +211,7 @@ impl Parts {
         let children = options.children.as_ref().filter(|_| driven.is_none());
         let children = children.map(|children| Children::new(children.memory_bytes));
         let executor = Executor { user: bodies, children };
-        Slots::start(options.slots, resources, preparer, spawner, executor, driven)
+        Slots::start((options.slots, core), resources, preparer, spawner, executor, driven)
     }
 
     /// The loop, with its slots and its consumer.
@@ -225,15 +226,15 @@ impl Parts {
     ) -> Result<Shell, StartError> {
         let served: HashSet<String> = options.queues.iter().cloned().collect();
         let preparer = self.preparer(options, program, served.clone());
-        let core = Core::new(Identity {
+        let core = Arc::new(std::sync::Mutex::new(Core::new(Identity {
             incarnation: self.incarnation,
             address: self.address.clone(),
             slots: options.slots,
             queues: served,
             order: options.order,
             tasks_per_commit: options.tasks_per_commit,
-        });
-        let slots = self.slots(options, &preparer, bodies, tasks)?;
+        })));
+        let slots = self.slots(options, &core, &preparer, bodies, tasks)?;
         let permits = permits::Keeper {
             store: self.store.clone(),
             slots: slots.clone(),

@@ -13,9 +13,9 @@ async fn commits_of_another_life_wait_until_all_is_compared() {
     let refused = desk.commit(now);
     let effects = desk.core.on_outlived(refused.outbox, true, now);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Discard(_))), "{effects:?}");
-    assert!(desk.core.due_commits(now, true).is_empty(), "nobody has seen that life");
+    assert!(desk.core.due_commits(now, Standing::IDLE).is_empty(), "nobody has seen that life");
     desk.core.on_new_life();
-    assert!(desk.core.due_commits(now, true).is_empty(), "nothing was compared");
+    assert!(desk.core.due_commits(now, Standing::IDLE).is_empty(), "nothing was compared");
     desk.core.on_compared(Compared::default(), now);
     let again = desk.commit(now);
     assert_eq!((&again.finished, again.outbox == refused.outbox), (&refused.finished, false));
@@ -30,7 +30,7 @@ async fn commits_of_another_life_wait_until_all_is_compared() {
     desk.core.on_compared(Compared { stale, offers: vec![] }, now);
     let effects = desk.core.on_outlived(refused.outbox, false, now);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(_))), "{effects:?}");
-    assert!(desk.core.due_commits(now, true).is_empty());
+    assert!(desk.core.due_commits(now, Standing::IDLE).is_empty());
 }
 
 /// What was prepared in a life of the store that is over is prepared anew; what was computed from a
@@ -60,7 +60,7 @@ async fn what_comes_from_an_earlier_life_is_prepared_again_or_dropped() {
     });
     let all = BTreeSet::from([key(1), key(2), key(3)]);
     assert_eq!(discarded.collect::<BTreeSet<_>>(), all, "3 was to run on behind 2");
-    assert!(desk.core.due_commits(now, true).is_empty());
+    assert!(desk.core.due_commits(now, Standing::IDLE).is_empty());
 }
 
 /// A result that the store has forgotten is not offered when its task is here once more: then what was
@@ -85,5 +85,5 @@ async fn what_was_computed_from_a_result_that_is_computed_anew_is_dropped() {
         _ => None,
     });
     assert!(discarded.eq([key(0), key(1), key(2)]), "2 was to run on: {effects:?}");
-    assert!(desk.core.due_commits(now, true).is_empty());
+    assert!(desk.core.due_commits(now, Standing::IDLE).is_empty());
 }
