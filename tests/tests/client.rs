@@ -34,6 +34,11 @@ fn echo(value: u64) -> u64 {
 }
 
 #[task]
+fn mix(a: u64, b: u64) -> u64 {
+    (a * 31 + b) % 1_000_003
+}
+
+#[task]
 fn wide(bytes: usize) -> Vec<u8> {
     vec![7; bytes]
 }
@@ -102,6 +107,23 @@ async fn what_a_later_segment_uses_is_computed_once() {
     let (same, total) = within(client.compute(asked)).await.unwrap();
     assert_eq!((same, total), (total, CALLS * (CALLS - 1) / 2 + CALLS * 60_000));
     assert_eq!(COUNTED.load(Ordering::Relaxed), CALLS);
+}
+
+/// Slots hand the ends of short tasks to each other, and to the loop, thousands of times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_end_is_lost_between_slots_that_run_short_tasks() {
+    let client = cluster().await;
+    for width in [1, 2, 3, 7] {
+        let mut expected: Vec<u64> = (0..width as u64).collect();
+        let mut row: Vec<_> = expected.iter().map(echo::delayed).collect();
+        for _ in 0..6_000 / width {
+            let next = |at: usize| (at, (at + 1) % width);
+            let both = (0..width).map(next);
+            row = both.clone().map(|(a, b)| mix::delayed(&row[a], &row[b])).collect();
+            expected = both.map(|(a, b)| (expected[a] * 31 + expected[b]) % 1_000_003).collect();
+        }
+        assert_eq!(within(client.compute(row)).await.unwrap(), expected, "{width} columns");
+    }
 }
 
 #[tokio::test]

@@ -116,15 +116,11 @@ impl Writer {
     async fn carry_out(&self, work: Work) -> Result<()> {
         self.core.check_capable(&work.unchecked).await?;
         let closing = work.phase == Phase::Closing;
-        let closed = match work.segment {
-            Some(segment) => {
-                let blobs = work.blobs;
-                self.core.stage_again_if_lost(&self.staged, segment, blobs, closing).await?
-            }
-            None => {
-                self.core.put_blobs(self.run, &work.blobs).await?;
-                false
-            }
+        let closed = if let Some(segment) = work.segment {
+            self.core.stage_again_if_lost(&self.staged, segment, work.blobs, closing).await?
+        } else {
+            self.core.put_blobs(self.run, &work.blobs).await?;
+            false
         };
         self.staged.unpin(&work.unpin);
         for tasks in work.unpin.chunks(UNPIN_TASKS_MAX) {

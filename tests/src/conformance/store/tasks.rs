@@ -112,16 +112,16 @@ pub async fn begun(store: &Store) -> anyhow::Result<()> {
 pub async fn begun_and_closed(store: &Store) -> anyhow::Result<()> {
     let sample = Sample::chain(store, 2).await?;
     let run = sample.run;
-    let state = async || store.status(run).await.map(|status| status.map(|status| status.state));
+    let stands = async || store.status(run).await.map(|status| status.map(|status| status.state));
     let first = activate();
     let foreign = Stage { digest: [9; 16], ..sample.stage.clone() };
     ensure!(is_refused(&store.begin(run, None, &foreign, &first, true).await, "Conflict"));
-    ensure!(state().await? == Some(RunState::Open));
+    ensure!(stands().await? == Some(RunState::Open));
     let stage = Stage { segment: 1, ..sample.stage.clone() };
     let last = Activate { segment: 1, ..activate() };
     let begun = store.begin(run, None, &stage, &last, true).await?;
     ensure!(matches!(begun, Activated::Active { .. }), "{begun:?}");
-    ensure!(state().await? == Some(RunState::Closed));
+    ensure!(stands().await? == Some(RunState::Closed));
     for close in [true, false] {
         ensure!(store.begin(run, None, &stage, &last, close).await? == Activated::Already);
     }
