@@ -17,8 +17,8 @@
 //! is submitted, `stage` makes a segment part of a run, `restage` does so again when the store has
 //! lost it, `writer` cuts a stream of calls into segments, `watch` knows which tasks have finished,
 //! `fetch` finds a result wherever it is, in embedded mode by way of `local`, and `recover` has it
-//! computed again when it is nowhere; `states` makes the values that tasks share; `progress` shows
-//! how a run gets on.
+//! computed again when it is nowhere; `reap` deletes runs that nobody uses any more; `states` makes
+//! the values that tasks share; `progress` shows how a run gets on.
 
 #[doc(hidden)]
 #[path = "private.rs"]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, ensure};
 use bolthole_broker::store::{Memory, Redis, Store};
 use bolthole_tests::conformance::store::world::{Ground, Step, World};
-use bolthole_tests::conformance::store::{lost, mend, reopened, revive, runs, tasks};
+use bolthole_tests::conformance::store::{lost, mend, reopened, revive, runs, staging, tasks};
 use bolthole_tests::servers::{self, RedisCluster, RedisOptions, RedisServer};
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 
@@ -79,10 +79,10 @@ conformance!(
     runs::seeking,
     runs::failures,
     runs::repeated_commits,
-    tasks::refusals,
-    tasks::staged_again,
-    tasks::begun,
-    tasks::begun_and_closed,
+    staging::refusals,
+    staging::staged_again,
+    staging::begun,
+    staging::begun_and_closed,
     tasks::lives,
     tasks::slices,
     tasks::leases,

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bolthole_broker::clock;
 use bolthole_broker::control::Control;
-use bolthole_broker::error::TaskError;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::id::{Incarnation, RunId};
 use bolthole_broker::limits;
 use bolthole_broker::parcel::Parcel;
 use bolthole_broker::queue::{Consumer, Delivery, Event, Settler};
-use bolthole_broker::run::{Commit, Committed, End, LeaseRequest, Leased, OutboxId};
+use bolthole_broker::run::{Committed, LeaseRequest, Leased, OutboxId};
 use bolthole_broker::store::Epoch;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -483,22 +482,5 @@ impl Shell {
             Effect::SpareSlot { nonce } => self.spare_slot(nonce),
         }
         Vec::new()
-    }
-
-    /// Another thread for a slot whose own is stuck, unless too many are.
-    fn spare_slot(&self, nonce: u64) {
-        if !self.slots.replace(nonce) {
-            self.pulse.worn_out.cancel();
-        }
-    }
-
-    fn count_failures(&self, commit: &Commit) {
-        for finished in &commit.finished {
-            if let End::Failed { error } = &finished.end
-                && let Some(error) = TaskError::decode(error)
-            {
-                self.pulse.failed.with(&error.name).add(1);
-            }
-        }
     }
 }

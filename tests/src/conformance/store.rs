@@ -11,5 +11,6 @@ pub mod reopened;
 pub mod revive;
 pub mod runs;
 pub mod sample;
+pub mod staging;
 pub mod tasks;
 pub mod world;

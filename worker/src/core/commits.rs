@@ -18,7 +18,7 @@ impl Core {
         if self.life.holds_commits() {
             return Vec::new();
         }
-        let due = self.batches.take_due(now, self.awaits_commits(standing));
+        let due = self.batches.take_due(now, self.needs_commits(standing));
         due.into_iter()
             .map(|(run, commit)| {
                 let commit = Arc::new(commit);
@@ -30,12 +30,12 @@ impl Core {
 
     /// Whether any are.
     pub(crate) fn has_due_commits(&self, now: Instant, standing: Standing) -> bool {
-        !self.life.holds_commits() && self.batches.has_due(now, self.awaits_commits(standing))
+        !self.life.holds_commits() && self.batches.has_due(now, self.needs_commits(standing))
     }
 
     /// Whether nothing can be run before something is committed: a slot has nothing to run, and no
     /// other will be done with something short in a moment.
-    fn awaits_commits(&self, standing: Standing) -> bool {
+    fn needs_commits(&self, standing: Standing) -> bool {
         standing.starving && (standing.running == 0 || self.tasks_per_slot() == 1)
     }
 

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bolthole_broker::clock;
+use bolthole_broker::error::TaskError;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::handoff::Peer;
 use bolthole_broker::id::{ResultKey, RunId, TaskId, WorkerIndex};
 use bolthole_broker::locator::Locator;
 use bolthole_broker::presence::Presence;
 use bolthole_broker::queue::Tag;
-use bolthole_broker::run::{Commit, Committed, FreedResult, LeaseRequest, Ready, Retried, Retry};
+use bolthole_broker::run::{
+    Commit, Committed, End, FreedResult, LeaseRequest, Ready, Retried, Retry,
+};
 use bolthole_broker::state::RunState;
 use bolthole_broker::store::Store;
 use tokio::time::{Instant, sleep};
@@ -277,6 +280,23 @@ impl Shell {
                 tracing::debug!(%run, segment, %error, "a segment was not dropped");
             }
         });
+    }
+
+    /// Another thread for a slot whose own is stuck, unless too many are.
+    pub(super) fn spare_slot(&self, nonce: u64) {
+        if !self.slots.replace(nonce) {
+            self.pulse.worn_out.cancel();
+        }
+    }
+
+    pub(super) fn count_failures(&self, commit: &Commit) {
+        for finished in &commit.finished {
+            if let End::Failed { error } = &finished.end
+                && let Some(error) = TaskError::decode(error)
+            {
+                self.pulse.failed.with(&error.name).add(1);
+            }
+        }
     }
 }
 
