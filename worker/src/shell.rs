@@ -182,15 +182,18 @@ impl Shell {
                 }
                 () = self.slots.finished() => {}
             }
-            // A task that looks whether it is cancelled may have ended just because of that.
+            let now = Instant::now();
+            let effects = self.end_attempts(now);
+            // A task that looks whether it is cancelled may have ended just because of that: the end of
+            // none is acted upon before it is certain that nobody was told to stop until then.
             if stop.is_cancelled() {
                 break;
             }
-            let now = Instant::now();
-            self.end_attempts(now).await;
-            let standing = self.slots.standing();
-            let mut due = self.core().due_commits(now, standing);
-            due.extend(self.core().due_sharing(now, standing));
+            self.perform(effects).await;
+            let due = self.due(now);
+            if stop.is_cancelled() {
+                break;
+            }
             self.perform(due).await;
             if draining && self.core().is_idle() {
                 drained.send_replace(true);
@@ -215,22 +218,28 @@ impl Shell {
     }
 
     /// Takes in what has ended, and what slots have left to be done.
-    async fn end_attempts(&mut self, now: Instant) {
+    fn end_attempts(&self, now: Instant) -> Vec<Effect> {
+        // Taken under the lock: what a slot has gone on with must not end before that is known.
+        let mut core = self.core();
         let (started, mut effects) = self.slots.take_left();
-        self.pulse.started.add(started);
-        {
-            // Taken under the lock: what a slot has gone on with must not end before that is known.
-            let mut core = self.core();
-            let finished = self.slots.take_finished();
-            let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
-            self.pulse.started.add(followed as u64);
-            if !finished.is_empty() {
-                let known = &*self.preparer;
-                effects.extend(core.on_finished(finished, known, clock::random_u64(), now));
-                self.slots.set_order(core.order());
-            }
+        let finished = self.slots.take_finished();
+        let followed = finished.iter().filter(|finish| finish.next.is_some()).count();
+        self.pulse.started.add(started + followed as u64);
+        if !finished.is_empty() {
+            let known = &*self.preparer;
+            effects.extend(core.on_finished(finished, known, clock::random_u64(), now));
+            self.slots.set_order(core.order());
         }
-        self.perform(effects).await;
+        effects
+    }
+
+    /// What time and the slots ask for now.
+    fn due(&self, now: Instant) -> Vec<Effect> {
+        let mut core = self.core();
+        let standing = self.slots.standing();
+        let mut due = core.due_commits(now, standing);
+        due.extend(core.due_sharing(now, standing));
+        due
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
