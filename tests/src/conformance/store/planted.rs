@@ -112,9 +112,9 @@ mistakes! {
         "redis.call('ZADD', r.prefix .. 'q', now + delay, task)";
     // stage, activate
     "columns are written again after some edges":
-        "if a.active or a.cursor > 0 then return '\\0' end" => "if a.active then return '\\0' end";
+        "if a.cursor > 0 then return '\\0' end" => "";
     "columns are written again after activation":
-        "if a.active or a.cursor > 0 then return '\\0' end" => "if a.cursor > 0 then return '\\0' end";
+        "if a and a.active and a.digest == digest then return '\\0' end" => "";
     "a slice of edges is registered twice":
         "if a.cursor ~= cursor then" => "if false then";
     "an input that is done blocks its consumer":
@@ -122,5 +122,5 @@ mistakes! {
     "a late edge adds no consumer":
         "put_word(from, from.cons, i, word_at(from, from.cons, i) + 1)" => "";
     "a segment of other content is taken for the same":
-        "if a.digest ~= digest then return '\\3' end" => "";
+        "if a.digest ~= digest then return '\\3' end\n    if a.cursor" => "if a.cursor";
 }
