@@ -355,14 +355,15 @@ pub async fn survives(
     let computing = tokio::spawn(run.compute(workload::etl()));
     underway(&client, "run", count).await?;
     block_in_place(harm)?;
-    let answer = timeout(PATIENCE, computing).await;
-    let answer = answer.with_context(|| {
+    let silence = |which: &str| {
         let logs = workers.iter().map(|worker| worker.output().unwrap_or_default());
-        format!("no answer; the workers wrote:\n{}", logs.collect::<Vec<_>>().join("\n"))
-    })???;
+        format!("no {which} answer; the workers wrote:\n{}", logs.collect::<Vec<_>>().join("\n"))
+    };
+    let answer = timeout(PATIENCE, computing).await.with_context(|| silence("first"))???;
     ensure!(answer == workload::etl_answer(), "{answer:?}");
     let more = client.run("more").compute(workload::map_reduce());
-    ensure!(timeout(PATIENCE, more).await?? == workload::map_reduce_answer());
+    let more = timeout(PATIENCE, more).await.with_context(|| silence("second"))??;
+    ensure!(more == workload::map_reduce_answer(), "{more:?}");
     let status = client.attach("run").await?.status().await?;
     ensure!(status.finished == status.tasks && status.failed == 0, "{status:?}");
     for worker in &mut workers {
