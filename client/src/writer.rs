@@ -226,7 +226,7 @@ impl Writer {
     }
 
     /// The store has been told already that no more calls will come.
-    pub(crate) fn begin_closed(&self) {
+    pub(crate) fn note_closed(&self) {
         self.state().phase = Phase::Closed;
     }
 

@@ -355,16 +355,14 @@ pub async fn survives(
     let computing = tokio::spawn(run.compute(workload::etl()));
     underway(&client, "run", count).await?;
     block_in_place(harm)?;
-    // The servers of a cluster take a minute or more to agree that one of them is dead.
-    let patience = 2 * PATIENCE;
     let silence = |which: &str| {
         let logs = workers.iter().map(|worker| worker.output().unwrap_or_default());
         format!("no {which} answer; the workers wrote:\n{}", logs.collect::<Vec<_>>().join("\n"))
     };
-    let answer = timeout(patience, computing).await.with_context(|| silence("first"))???;
+    let answer = timeout(PATIENCE, computing).await.with_context(|| silence("first"))???;
     ensure!(answer == workload::etl_answer(), "{answer:?}");
     let more = client.run("more").compute(workload::map_reduce());
-    let more = timeout(patience, more).await.with_context(|| silence("second"))??;
+    let more = timeout(PATIENCE, more).await.with_context(|| silence("second"))??;
     ensure!(more == workload::map_reduce_answer(), "{more:?}");
     let status = client.attach("run").await?.status().await?;
     ensure!(status.finished == status.tasks && status.failed == 0, "{status:?}");

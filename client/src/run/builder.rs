@@ -194,7 +194,7 @@ impl RunBuilder {
         let writer =
             Writer::start(&core, Arc::clone(&staged), Arc::clone(&watch), true, accepted.next);
         if close {
-            writer.begin_closed();
+            writer.note_closed();
         }
         let run = RunInner::new(&core, accepted.id, None, watch, Some(writer), Some(staged));
         core.remember(&run);

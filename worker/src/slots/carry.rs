@@ -61,12 +61,11 @@ impl Shared {
         let standing = self.seat(&core, start, free);
         // It wakes by itself for a commit that is to come, if it knew of one.
         let due = core.has_due_commits(now, standing) || !waits && core.next_commit().is_some();
-        drop(core);
         let done = effects.is_empty() && !due;
+        // Before anyone else sees what the core has made of it: a worker that leaves leaves nothing.
         let mut left = self.left();
         left.started += started;
         left.effects.extend(effects);
-        drop(left);
         done
     }
 

@@ -299,12 +299,13 @@ impl Redis {
             if code == AGAIN {
                 self.purge_keys(*run).await?;
             }
-            gone.push(matches!(code, DONE | AGAIN));
-            if matches!(code, DONE | AGAIN) {
+            let is_gone = matches!(code, DONE | AGAIN);
+            gone.push(is_gone);
+            if is_gone {
                 unlist.add_command(self.unlisting(*run));
             }
         }
-        if unlist.cmd_iter().next().is_some() {
+        if gone.contains(&true) {
             self.servers.ask_all(key, &unlist).await?;
         }
         Ok(gone)

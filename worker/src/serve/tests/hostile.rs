@@ -7,7 +7,6 @@ use bolthole_broker::handoff::{FetchError, Frame};
 use bolthole_broker::limits::{HANDOFF_CHUNK_BYTES, RESULT_BYTES_MAX};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
