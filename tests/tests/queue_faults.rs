@@ -1,10 +1,11 @@
 //! The message queue against a RabbitMQ that stops, forgets, raises alarms and refuses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bolthole_broker::queue::{
     ConnectError, Event, PublishError, Queue, QueueError, QueueName, Route, Settings,
 };
@@ -211,6 +212,36 @@ async fn under_a_memory_alarm_acks_flow_and_publishes_say_so() -> anyhow::Result
     publish_at_last(&queue, &Route::lo(&main_queue()), "after").await?;
     ensure!(delivery(&mut consumer).await?.body == "after");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_in_which_messages_are_refused_makes_room_for_another() -> anyhow::Result<()> {
+    let server = server().await?;
+    let queue = Queue::connect(&server.url(), &servers::namespace(), "refused").await?;
+    let route = Route::hi(&main_queue());
+    queue.publish(&route, "one".into()).await?;
+    let connections = || -> anyhow::Result<HashSet<String>> {
+        let command = ["list_connections", "--silent", "pid", "client_properties"];
+        let list = block_in_place(|| server.ctl(command))?;
+        Ok(list.lines().filter(|line| line.contains("refused")).map(str::to_owned).collect())
+    };
+    let before = connections()?;
+    ensure!(!before.is_empty());
+    let full = r#"{"max-length": 1, "overflow": "reject-publish"}"#;
+    block_in_place(|| server.ctl(["set_policy", "full", "hi$", full]))?;
+    let renewing = async {
+        while before.is_subset(&connections()?) {
+            match queue.publish(&route, "two".into()).await {
+                Err(PublishError::Refused(_) | PublishError::Disconnected(_)) => {}
+                other => bail!("{other:?}"),
+            }
+        }
+        Ok(())
+    };
+    timeout(PATIENCE, renewing).await.context("the connection stays")??;
+    block_in_place(|| server.ctl(["clear_policy", "full"]))?;
+    publish_at_last(&queue, &route, "three").await?;
+    depth_becomes(&queue, &route, 2).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,15 +102,17 @@ impl Publisher {
         };
         failpoint::reach(Point::PublishBefore).await;
         let results = self.queue.publish_all(messages.clone()).await;
+        let mut reason = None;
         let failed = messages.into_iter().zip(results).filter_map(|(message, result)| {
-            let error = result.err()?;
-            tracing::debug!(%run, %error, "not published");
+            reason = Some(result.err()?);
             Some(message)
         });
         let failed: Vec<_> = failed.collect();
-        let all = failed.is_empty();
+        if let Some(error) = &reason {
+            tracing::warn!(%run, messages = failed.len(), %error, "not published yet");
+        }
         *left = Some(failed);
-        all
+        reason.is_none()
     }
 
     /// Rings for one task when it is due again. Only a reminder: the due time is in the store.

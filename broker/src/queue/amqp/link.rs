@@ -26,6 +26,9 @@ use crate::queue::names::Names;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a closing handshake may take. A blocked connection never completes it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// A session in which a message is refused ends, but lives this long at least: a queue that refuses
+/// everything must not keep the others from being published to.
+const REFUSED_LIFE: Duration = Duration::from_secs(2);
 
 /// One life of a connection.
 pub(super) struct Session {
@@ -34,6 +37,7 @@ pub(super) struct Session {
     pub(super) connection: Connection,
     /// In confirm mode.
     pub(super) channel: Channel,
+    began: Instant,
     lost: CancellationToken,
     reason: OnceLock<String>,
 }
@@ -43,6 +47,15 @@ impl Session {
     pub(super) fn fail(&self, reason: impl Into<String>) {
         let _ = self.reason.set(reason.into());
         self.lost.cancel();
+    }
+
+    /// Notes a `basic.nack`. It may be the channel's fault: until version 3.12 RabbitMQ refuses for
+    /// ever what a channel sends to a quorum queue, if its leader had just died when the channel first
+    /// did so. Only a new one looks for the new leader.
+    pub(super) fn refused(&self) {
+        if self.began.elapsed() >= REFUSED_LIFE {
+            self.fail("the broker refuses what is published");
+        }
     }
 
     /// Returns once the session has ended, with the reason.
@@ -152,8 +165,8 @@ pub(super) async fn open(settings: &LinkSettings, number: u64) -> Result<Session
             return Err(ConnectError::TimedOut { server: server(), limit: CONNECT_DEADLINE });
         }
     };
-    let (lost, reason) = (CancellationToken::new(), OnceLock::new());
-    Ok(Session { number, connection, channel, lost, reason })
+    let (began, lost) = (Instant::now(), CancellationToken::new());
+    Ok(Session { number, connection, channel, began, lost, reason: OnceLock::new() })
 }
 
 /// What a broker says of queues that it has already, with what to do.

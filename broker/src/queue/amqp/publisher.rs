@@ -369,6 +369,7 @@ fn judge(session: &Session, answer: lapin::Result<Confirmation>) -> Outcome {
         // A message that no queue took is returned *and* acknowledged.
         Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Outcome::Returned,
         Ok(Confirmation::Nack(None)) => {
+            session.refused();
             Outcome::Failed(PublishError::Refused("it answered basic.nack".into()))
         }
         Ok(Confirmation::NotRequested) => {
