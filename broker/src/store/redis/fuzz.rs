@@ -1,8 +1,9 @@
-//! Readers of what a server answers, as functions of bytes: for fuzzing.
+//! What is said to a server and what it answers, without one: for fuzzing and benchmarks.
 
 use super::decode::{self, Reply};
-use super::{Error, Redis};
+use super::{Error, Redis, encode};
 use crate::id::WorkerIndex;
+use crate::run::Commit;
 use crate::wire::Reader;
 
 /// Reads bytes as one of the answers, or as one of the stored values; `which` says as what.
@@ -34,6 +35,11 @@ pub fn reply(which: u8, bytes: &[u8]) {
         }
         _ => drop(decode::held_by(bytes, 7, WorkerIndex::new(0x0012_3456))),
     }
+}
+
+/// The arguments with which a commit goes to a server.
+pub fn commit(commit: &Commit) -> Vec<Vec<u8>> {
+    encode::commit(commit, None)
 }
 
 /// What is said of the store at a URL before anything is connected.

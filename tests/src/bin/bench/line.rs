@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bolthole_tests::bench::usage;
+use bolthole_tests::servers::{Pair, RabbitServer};
 use serde::Serialize;
 
 use crate::live::Live;
@@ -61,6 +62,8 @@ pub(crate) struct Counts {
     /// All commands, also those that functions gave.
     pub(crate) redis_commands: f64,
     pub(crate) redis_bytes: f64,
+    /// Messages that clients and workers gave to RabbitMQ and got from it.
+    pub(crate) amqp_messages: f64,
 }
 
 /// The same for one task.
@@ -70,6 +73,7 @@ pub(crate) struct PerTask {
     pub(crate) redis_calls: f64,
     pub(crate) redis_commands: f64,
     pub(crate) redis_bytes: f64,
+    pub(crate) amqp_messages: f64,
 }
 
 impl Counts {
@@ -77,9 +81,14 @@ impl Counts {
     pub(crate) fn read(setup: &Setup) -> Result<Self> {
         let roles = setup.roles().into_iter();
         let cpu_s = roles.map(|(role, processes)| (role, usage::cpu_s(&processes))).collect();
-        let Some(redis) = setup.redis() else {
-            return Ok(Self { cpu_s, redis_calls: 0.0, redis_commands: 0.0, redis_bytes: 0.0 });
+        let none = Self {
+            cpu_s,
+            redis_calls: 0.0,
+            redis_commands: 0.0,
+            redis_bytes: 0.0,
+            amqp_messages: 0.0,
         };
+        let Some(Pair { redis, rabbit }) = setup.servers() else { return Ok(none) };
         let commands = redis.cli(["INFO", "commandstats"])?;
         let calls = |name: &str| -> Option<f64> {
             // cmdstat_fcall:calls=12,usec=34,…
@@ -95,7 +104,8 @@ impl Counts {
         };
         let redis_commands = number("total_commands_processed:")?;
         let redis_bytes = number("total_net_input_bytes:")? + number("total_net_output_bytes:")?;
-        Ok(Self { cpu_s, redis_calls, redis_commands, redis_bytes })
+        let amqp_messages = amqp_messages(rabbit)?;
+        Ok(Self { redis_calls, redis_commands, redis_bytes, amqp_messages, ..none })
     }
 
     /// What was used since an earlier reading.
@@ -106,6 +116,7 @@ impl Counts {
             redis_calls: self.redis_calls - before.redis_calls,
             redis_commands: self.redis_commands - before.redis_commands,
             redis_bytes: self.redis_bytes - before.redis_bytes,
+            amqp_messages: self.amqp_messages - before.amqp_messages,
         }
     }
 
@@ -117,6 +128,7 @@ impl Counts {
             redis_calls: self.redis_calls * each,
             redis_commands: self.redis_commands * each,
             redis_bytes: self.redis_bytes * each,
+            amqp_messages: self.amqp_messages * each,
         }
     }
 
@@ -128,8 +140,16 @@ impl Counts {
             redis_calls: rounded(self.redis_calls / tasks),
             redis_commands: rounded(self.redis_commands / tasks),
             redis_bytes: rounded(self.redis_bytes / tasks),
+            amqp_messages: rounded(self.amqp_messages / tasks),
         }
     }
+}
+
+/// What RabbitMQ has counted since it started.
+fn amqp_messages(rabbit: &RabbitServer) -> Result<f64> {
+    let both = "lists:sum([maps:get(K, C, 0) || C <- maps:values(rabbit_global_counters:overview()), \
+                K <- [messages_received_total, messages_delivered_total]]).";
+    Ok(rabbit.ctl(["eval", both])?.trim().parse()?)
 }
 
 /// To three decimal places.

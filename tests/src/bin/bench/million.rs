@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bolthole::Handle;
 use bolthole_tests::bench::tasks::{spin, total};
+use bolthole_tests::servers::Pair;
 use serde::Serialize;
 
 use crate::line::{float, per_second, rounded};
@@ -86,7 +87,7 @@ pub(crate) async fn run(setup: &Setup, width: usize, steps: usize) -> Result<Lin
 
 /// What Redis holds, in bytes; 0 without one.
 fn memory(setup: &Setup) -> Result<u64> {
-    let Some(redis) = setup.redis() else { return Ok(0) };
+    let Some(Pair { redis, .. }) = setup.servers() else { return Ok(0) };
     let info = redis.cli(["INFO", "memory"])?;
     let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
     Ok(line.context("Redis does not say what it holds")?.trim().parse()?)

@@ -84,8 +84,8 @@ impl Setup {
         health.map(|address| Live::of(address)).collect()
     }
 
-    pub(crate) fn redis(&self) -> Option<&RedisServer> {
-        self.cluster.as_ref().map(|processes| &processes.servers.redis)
+    pub(crate) fn servers(&self) -> Option<&Pair> {
+        self.cluster.as_ref().map(|processes| &processes.servers)
     }
 
     /// The processes by what they are.
