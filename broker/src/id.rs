@@ -27,6 +27,11 @@ impl RunId {
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
+
+    /// When it was given, in milliseconds since 1970, by the clock of whoever gave it.
+    pub fn unix_ms(self) -> u64 {
+        u64::try_from(self.0 >> 80).unwrap_or(u64::MAX)
+    }
 }
 
 impl fmt::Display for RunId {

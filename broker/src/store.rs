@@ -88,6 +88,20 @@ impl WorkerRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventCursor(pub String);
 
+impl EventCursor {
+    const NEW_RUN: &str = "new";
+
+    /// The start, for whoever has just opened the run: it is there and has not ended, so a store may
+    /// wait for the first events without looking first.
+    pub fn of_new_run() -> Self {
+        Self(Self::NEW_RUN.to_owned())
+    }
+
+    pub(crate) fn is_of_new_run(&self) -> bool {
+        self.0 == Self::NEW_RUN
+    }
+}
+
 /// What has happened since a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Events {

@@ -1,7 +1,11 @@
 //! A segment becomes part of its run: written, activated, rung.
 //!
-//! From the answer of `activate` on, the segment needs no client. What is published afterwards only
-//! makes it start sooner: whoever looks after the run finds its ready tasks in the store.
+//! From the answer of `activate` on, the segment needs no client. What is published only makes it
+//! start sooner: whoever looks after the run finds its ready tasks in the store.
+//!
+//! A few tasks that need nothing are rung for while they are being written: who runs one commits
+//! it later than the store has heard of it, and should the message be faster, commits it again. So
+//! one result takes one round trip less. If they cannot be written, some may have run in vain.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +14,14 @@ use bolthole_broker::args::BlobDigest;
 use bolthole_broker::failpoint::{self, Point};
 use bolthole_broker::graph::Segment;
 use bolthole_broker::id::{RunId, TaskId};
-use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, PARCEL_TASKS_MAX};
+use bolthole_broker::limits::{ACTIVATE_EDGES_MAX, CHUNK_TASKS, PARCEL_TASKS_MAX};
 use bolthole_broker::parcel::{Addressed, Parcel};
 use bolthole_broker::queue::{Lane, Queue, QueueName, Route};
 use bolthole_broker::run::{Activate, Activated, Header, Open, Ready, Stage};
 use bolthole_broker::store::Epoch;
+use bolthole_broker::task::{TaskClass, TaskKind, TaskOptions};
 use bytes::Bytes;
+use futures_util::future;
 
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
@@ -92,6 +98,16 @@ impl Core {
         first: Option<First<'_>>,
     ) -> Result<()> {
         failpoint::reach(Point::ActivateBeforeSend).await;
+        let opens = first.as_ref().is_some_and(|first| first.open.is_some());
+        if opens && is_rung_early(segment) {
+            // In this order: the store is to hear of it first.
+            let activating = self.activate(run, segment, first);
+            let ringing = self.ring(run, header, segment, &segment.sources);
+            let (ready, ()) = future::join(activating, ringing).await;
+            ready?;
+            failpoint::reach(Point::ActivateAfterReply).await;
+            return Ok(());
+        }
         let ready = self.activate(run, segment, first).await?;
         failpoint::reach(Point::ActivateAfterReply).await;
         self.ring(run, header, segment, &in_order(segment, &ready)).await;
@@ -236,6 +252,21 @@ async fn publish(queue: &Queue, run: RunId, messages: Vec<(Route, Bytes)>) {
     }
 }
 
+/// Whether all tasks of the segment may run before the store has heard of it: for none of them is it
+/// asked before it runs, or soon afterwards for what is to run next.
+fn is_rung_early(segment: &Segment) -> bool {
+    let tasks = segment.sources.len();
+    if tasks > CHUNK_TASKS || tasks != segment.pending.len() {
+        return false;
+    }
+    let plain = |class: &TaskClass| {
+        let TaskOptions { concurrency, not_before_ms, expires_ms, .. } = &class.options;
+        let is_bound = concurrency.is_some() || not_before_ms.is_some() || expires_ms.is_some();
+        class.kind != TaskKind::Effect && !is_bound
+    };
+    segment.chunk_of(0).is_ok_and(|chunk| chunk.classes.iter().all(plain))
+}
+
 /// How many of so many ready tasks one message names, `most` at most.
 fn parcel_size(ready: usize, most: usize) -> usize {
     ready.div_ceil(PARCELS_WANTED).clamp(1, most.clamp(1, PARCEL_TASKS_MAX))
@@ -256,7 +287,10 @@ fn in_order(segment: &Segment, ready: &[u16]) -> Vec<u16> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 mod tests {
+    use bolthole_broker::graph::SegmentBuilder;
+
     use super::*;
 
     #[test]
@@ -269,5 +303,36 @@ mod tests {
     fn a_client_may_ask_for_smaller_parcels_only() {
         let sizes = [0, 1, 7, 1_000].map(|most| parcel_size(1_000_000, most));
         assert_eq!(sizes, [1, 1, 7, PARCEL_TASKS_MAX]);
+    }
+
+    /// A segment of `tasks` of a class, each of which needs the one before if they are a `chain`.
+    fn segment(tasks: usize, chain: bool, change: impl FnOnce(&mut TaskClass)) -> Segment {
+        let mut class = TaskClass { kind: TaskKind::Repeatable, ..TaskClass::relay("default") };
+        change(&mut class);
+        let mut builder = SegmentBuilder::new(0);
+        let mut last = None;
+        for _ in 0..tasks {
+            let inputs: Vec<TaskId> = last.filter(|_| chain).into_iter().collect();
+            last = Some(builder.push(&class, &inputs, &[], true).unwrap());
+        }
+        builder.take_segment().unwrap()
+    }
+
+    #[test]
+    fn few_plain_tasks_that_need_nothing_are_rung_for_early() {
+        let plain = |_: &mut TaskClass| {};
+        assert!(is_rung_early(&segment(1, false, plain)));
+        assert!(is_rung_early(&segment(CHUNK_TASKS, false, plain)));
+        assert!(!is_rung_early(&segment(CHUNK_TASKS + 1, false, plain)));
+        assert!(!is_rung_early(&segment(2, true, plain)));
+        assert!(!is_rung_early(&segment(1, false, |class| class.kind = TaskKind::Effect)));
+        let bounds: [fn(&mut TaskOptions); 3] = [
+            |options| options.concurrency = Some(1),
+            |options| options.not_before_ms = Some(1),
+            |options| options.expires_ms = Some(1),
+        ];
+        for bound in bounds {
+            assert!(!is_rung_early(&segment(1, false, |class| bound(&mut class.options))));
+        }
     }
 }

@@ -92,11 +92,20 @@ impl Drop for Interest {
 
 impl Watch {
     pub(crate) fn new(run: RunId, core: &Core) -> Arc<Self> {
+        Self::from(EventCursor::default(), run, core)
+    }
+
+    /// Of a run that this client opens.
+    pub(crate) fn of_new_run(run: RunId, core: &Core) -> Arc<Self> {
+        Self::from(EventCursor::of_new_run(), run, core)
+    }
+
+    fn from(cursor: EventCursor, run: RunId, core: &Core) -> Arc<Self> {
         Arc::new(Self {
             run,
             store: core.store.clone(),
             away: Arc::clone(&core.away),
-            known: Mutex::default(),
+            known: Mutex::new(Known { cursor, ..Known::default() }),
             groups: std::array::from_fn(|_| Notify::new()),
             any: Notify::new(),
         })
@@ -238,14 +247,7 @@ impl Watch {
                     cursor = events.cursor.clone();
                     let ended = !events.run.is_some_and(RunState::is_running);
                     let unsure = events.gap || events.finished.is_empty();
-                    let gone = events.run.is_none();
-                    let held = {
-                        let mut known = self.known();
-                        if known.absence != Absence::Deleted {
-                            known.absence = if gone { Absence::Noticed } else { Absence::Lost };
-                        }
-                        known.absence == Absence::Noticed
-                    };
+                    let held = self.is_held(events.run);
                     let last = ended && events.finished.is_empty() && !held;
                     if held {
                         tokio::time::sleep(pause).await;
@@ -255,6 +257,8 @@ impl Watch {
                         self.warn_of_nobody().await;
                     }
                     self.take(&events);
+                    // Whoever waited for these goes now, and no more events may be wanted.
+                    tokio::task::yield_now().await;
                     // Before the end is announced, so that a waiter finds what was missed.
                     if unsure
                         && self.known().interest > 0
@@ -297,6 +301,15 @@ impl Watch {
                 return;
             }
         }
+    }
+
+    /// Takes in that the run is or is not there; whether it is missed and may come back.
+    fn is_held(&self, state: Option<RunState>) -> bool {
+        let mut known = self.known();
+        if known.absence != Absence::Deleted {
+            known.absence = if state.is_none() { Absence::Noticed } else { Absence::Lost };
+        }
+        known.absence == Absence::Noticed
     }
 
     /// Says so when nothing can happen because there is no worker.

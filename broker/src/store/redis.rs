@@ -65,8 +65,16 @@ impl Redis {
 
 /// The command that calls a function with one key.
 fn fcall<A: AsRef<[u8]>>(key: &str, function: Function, arguments: &[A]) -> Cmd {
+    fcall_of(&[key], function, arguments)
+}
+
+/// The same of several keys, which share a slot.
+fn fcall_of<K: AsRef<str>, A: AsRef<[u8]>>(keys: &[K], function: Function, arguments: &[A]) -> Cmd {
     let mut command = redis::cmd(if function.reads { "FCALL_RO" } else { "FCALL" });
-    command.arg(function.name).arg(1).arg(key);
+    command.arg(function.name).arg(keys.len());
+    for key in keys {
+        command.arg(key.as_ref());
+    }
     for argument in arguments {
         command.arg(argument.as_ref());
     }

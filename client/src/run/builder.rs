@@ -109,7 +109,7 @@ impl RunBuilder {
                 return Err(Error::new(ErrorKind::Conflict, message));
             }
         };
-        let watch = Watch::new(id, core);
+        let watch = Watch::of_new_run(id, core);
         let staged = core.remember_staged(id, open, false, &watch).await?;
         let unnamed = self.name.is_none();
         let writer = Writer::start(core, Arc::clone(&staged), Arc::clone(&watch), unnamed, 0);
@@ -214,7 +214,7 @@ impl RunBuilder {
             tries -= 1;
             let later = self.name.is_none() && plan.blobs.is_empty() && !plan.nodes.is_empty();
             let (id, attached, open) = self.open_as(digest, later).await?;
-            let watch = Watch::new(id, &core);
+            let watch = if attached { Watch::new(id, &core) } else { Watch::of_new_run(id, &core) };
             let staged = core.remember_staged(id, open, later, &watch).await?;
             // A run that takes no more segments has them all, most likely; of another one a client
             // that died may have staged a part. Staging what is there changes nothing.

@@ -9,7 +9,7 @@ use bolthole_broker::limits::{
 };
 use bolthole_broker::state::RunState;
 use bolthole_broker::store::{EventCursor, Store};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Phase, Work, Writer};
 use crate::core::Core;
@@ -48,7 +48,8 @@ impl Writer {
                 self.renew().await?;
                 renewed = Instant::now();
             }
-            if self.is_left() {
+            let left = self.is_left();
+            if left {
                 // Mostly it has ended by now, and then nothing of it needs to be unpinned; a program
                 // about to end waits for this.
                 if self.unnamed && self.core.reap(self.run).await {
@@ -68,6 +69,10 @@ impl Writer {
                 continue;
             }
             self.linger(streak).await;
+            if self.unnamed && !left && self.is_left() {
+                // There may be nothing to unpin any more.
+                continue;
+            }
             let work = self.take_work();
             staged += work.segment.as_ref().map_or(0, |segment| u64::from(segment.tasks));
             streak = if work.segment.is_some() { streak + 1 } else { 0 };
@@ -92,25 +97,30 @@ impl Writer {
 
     /// Lets more come together: between the segments of a busy stream, and before unpinning.
     async fn linger(&self, streak: u32) {
-        let deadline = {
-            let state = self.state();
-            match state.unpin_since {
-                _ if state.phase == Phase::Closing => None,
-                Some(since) if state.builder.is_empty() => Some(since + UNPIN_DELAY),
-                _ if streak == 0 => None,
-                _ => {
-                    let pause = COALESCE_FIRST * (1 << (streak - 1).min(10));
-                    Some(Instant::now() + pause.min(COALESCE_MAX))
-                }
-            }
-        };
-        if let Some(deadline) = deadline {
+        while let Some(since) = self.only_unpins_since() {
             tokio::select! {
-                    biased;
+                biased;
+                // It may be about calls that were staged before: then there is time still.
                 () = self.urgent.notified() => {}
-                () = sleep_until(deadline) => {}
+                () = sleep_until(since + UNPIN_DELAY) => return,
             }
         }
+        if streak == 0 || self.is_left() || self.state().phase == Phase::Closing {
+            return;
+        }
+        let pause = COALESCE_FIRST * (1 << (streak - 1).min(10));
+        tokio::select! {
+            biased;
+            () = self.urgent.notified() => {}
+            () = sleep(pause.min(COALESCE_MAX)) => {}
+        }
+    }
+
+    /// Since when there is nothing to do but to unpin, if so.
+    fn only_unpins_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let more = !state.builder.is_empty() || state.phase == Phase::Closing;
+        state.unpin_since.filter(|_| !more && state.left.is_none())
     }
 
     async fn carry_out(&self, work: Work) -> Result<()> {
@@ -154,7 +164,7 @@ impl Writer {
                 return Ok(());
             }
             self.renew().await?;
-            tokio::time::sleep(UNPIN_DELAY).await;
+            sleep(UNPIN_DELAY).await;
         }
     }
 }
@@ -175,7 +185,7 @@ async fn purge_ended(store: Store, run: RunId, core: &Weak<Core>) {
             }
             Ok(Ok(events)) => cursor = events.cursor,
             Ok(Err(error)) if !error.is_retryable() => return,
-            Ok(Err(_)) | Err(_) => tokio::time::sleep(REREAD_AFTER).await,
+            Ok(Err(_)) | Err(_) => sleep(REREAD_AFTER).await,
         }
     }
 }

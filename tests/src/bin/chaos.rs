@@ -59,10 +59,7 @@ async fn main() -> Result<ExitCode> {
         Some(Member::Client { schedule, history, ledger }) => {
             member::client(schedule, history, ledger).await?;
         }
-        None => {
-            quiet_oracle();
-            return harm(flags).await;
-        }
+        None => return harm(flags).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,16 +68,6 @@ fn log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-}
-
-/// Panics of bodies that are run in order are expected: they belong to the graph.
-fn quiet_oracle() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if std::thread::current().name() != Some("bolthole-sequential") {
-            print(panic);
-        }
-    }));
 }
 
 #[expect(clippy::print_stdout, reason = "what was found goes to standard output")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -128,6 +128,16 @@ pub async fn sit(options: &Options) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
+/// Panics of bodies that are run in order are expected: they belong to the graph.
+fn quiet_oracle() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some("bolthole-sequential") {
+            print(panic);
+        }
+    }));
+}
+
 /// Plays the schedule of a seed, or one drawn after it when its faults came too late.
 async fn one(
     options: &Options,
@@ -156,6 +166,8 @@ pub async fn play_once(
     spare: &Spare,
     schedule: &Schedule,
 ) -> anyhow::Result<Report> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(quiet_oracle);
     let keep = Some(options.failures.join(schedule.seed.to_string()));
     if !schedule.harms_servers() {
         return play(&options.program, schedule, Servers::Shared(servers::shared()), keep).await;

@@ -23,6 +23,12 @@ struct Page {
     run: Option<RunState>,
 }
 
+impl Page {
+    fn of_new_run() -> Self {
+        Self { finished: Vec::new(), last: 0, gap: false, full: false, run: Some(RunState::Open) }
+    }
+}
+
 impl Redis {
     pub(in crate::store) async fn events(
         &self,
@@ -33,8 +39,12 @@ impl Redis {
         let deadline = Instant::now() + patience;
         let mut seen: u64 = after.0.parse().unwrap_or(0);
         let (mut finished, mut gap) = (Vec::new(), false);
+        let mut known = after.is_of_new_run().then(Page::of_new_run);
         loop {
-            let page = self.page(run, seen).await?;
+            let page = match known.take() {
+                Some(page) => page,
+                None => self.page(run, seen).await?,
+            };
             seen = page.last;
             gap |= page.gap;
             finished.extend(page.finished);

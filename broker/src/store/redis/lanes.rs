@@ -7,6 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use deadpool::managed::{self, Metrics, RecycleResult};
 use deadpool_redis::{Connection, Manager, Pool, Runtime};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, RedisError, Value};
@@ -22,12 +23,40 @@ const LANES: usize = 4;
 /// Readers that block at the same time; further ones wait for a place.
 const BLOCKING_MAX: usize = 256;
 
+/// A connection that was in use a moment ago is taken to be alive; should it not be, whoever waits on
+/// it looks again.
+const TRUSTED: Duration = Duration::from_secs(10);
+
 /// All connections to one server.
 pub(super) struct Lanes {
     address: String,
     shared: [Mutex<Lane>; LANES],
     pool: Pool,
-    blocking: Pool,
+    blocking: managed::Pool<Readers>,
+}
+
+/// Makes the connections of readers. Unlike the pool's own, asks one that was in use just now not
+/// whether it still is there: that would be a round trip for each event that is waited for.
+struct Readers(Manager);
+
+impl managed::Manager for Readers {
+    type Type = MultiplexedConnection;
+    type Error = RedisError;
+
+    async fn create(&self) -> Result<MultiplexedConnection, RedisError> {
+        self.0.create().await
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut MultiplexedConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<RedisError> {
+        if metrics.last_used() < TRUSTED {
+            return Ok(());
+        }
+        self.0.recycle(connection, metrics).await
+    }
 }
 
 /// One lane; the number tells a broken connection from the one that has replaced it.
@@ -69,20 +98,15 @@ impl Lanes {
             .set_connection_timeout(Some(limits::STORE_CONNECT))
             .set_response_timeout(Some(limits::STORE_ANSWER));
         let unsuitable = |reason: String| Error::Unsuitable { address: address.clone(), reason };
-        let pool = |config: AsyncConnectionConfig, size| {
-            let manager = Manager::new_with_config(info.clone(), config)
-                .map_err(|error| unsuitable(error.to_string()))?;
-            Pool::builder(manager)
-                .max_size(size)
-                .runtime(Runtime::Tokio1)
-                .create_timeout(Some(limits::STORE_CONNECT))
-                .recycle_timeout(Some(limits::STORE_CONNECT))
-                .wait_timeout(Some(limits::STORE_ANSWER))
-                .build()
+        let manager = |config: AsyncConnectionConfig| {
+            Manager::new_with_config(info.clone(), config)
                 .map_err(|error| unsuitable(error.to_string()))
         };
-        let blocking = pool(config.clone().set_response_timeout(None), BLOCKING_MAX)?;
-        let pool = pool(config, LANES)?;
+        let readers = Readers(manager(config.clone().set_response_timeout(None))?);
+        let blocking = bounded(managed::Pool::builder(readers), BLOCKING_MAX)
+            .map_err(|error| unsuitable(error.to_string()))?;
+        let pool = bounded(Pool::builder(manager(config)?), LANES)
+            .map_err(|error| unsuitable(error.to_string()))?;
         Ok(Self { address, shared: Default::default(), pool, blocking })
     }
 
@@ -198,7 +222,7 @@ impl Lanes {
             }
         };
         let mut own = Own(Some(connection));
-        let Some(connection) = own.0.as_mut() else { return Ok(None) };
+        let Some(connection) = own.0.as_deref_mut() else { return Ok(None) };
         let answer = command.query_async::<Value>(connection);
         match tokio::time::timeout(patience + limits::STORE_ANSWER, answer).await {
             Ok(Ok(value)) => {
@@ -215,14 +239,28 @@ impl Lanes {
     }
 }
 
+/// A pool of at most so many connections, no step of which takes for ever.
+fn bounded<M: managed::Manager, W: From<managed::Object<M>>>(
+    builder: managed::PoolBuilder<M, W>,
+    size: usize,
+) -> Result<managed::Pool<M, W>, managed::BuildError> {
+    builder
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .create_timeout(Some(limits::STORE_CONNECT))
+        .recycle_timeout(Some(limits::STORE_CONNECT))
+        .wait_timeout(Some(limits::STORE_ANSWER))
+        .build()
+}
+
 /// A connection that leaves its pool for ever unless it was given back: someone else's answer may
 /// still be under way on it.
-struct Own(Option<Connection>);
+struct Own(Option<managed::Object<Readers>>);
 
 impl Drop for Own {
     fn drop(&mut self) {
         if let Some(connection) = self.0.take() {
-            drop(Connection::take(connection));
+            drop(managed::Object::take(connection));
         }
     }
 }

@@ -22,7 +22,7 @@ macro_rules! audit {
 /// version of the protocol functions are added and mended, but none is removed, and none changes what
 /// it takes and answers.
 pub(super) const CODE: &str = concat!(
-    "#!lua name=bh_v1\n-- revision 5\n",
+    "#!lua name=bh_v1\n-- revision 6\n",
     include_str!("functions/prelude.lua"),
     audit!(),
     include_str!("functions/open.lua"),
@@ -40,6 +40,7 @@ pub(super) const CODE: &str = concat!(
     include_str!("functions/blob.lua"),
     include_str!("functions/names.lua"),
     include_str!("functions/admit.lua"),
+    include_str!("functions/bury.lua"),
 );
 
 /// Its name in the server.
@@ -170,6 +171,7 @@ functions! {
     REBIND "rebind" false;
     UNBIND "unbind" false;
     ADMIT "admit" false;
+    BURY "bury" false;
 }
 
 #[cfg(test)]
@@ -183,6 +185,7 @@ mod tests {
         (3, "73fb39bb316d81782a791cf697eaace69bf4d9d337d76ea4d1f9c81e971d6091"),
         (4, "28e90bd167d7292b49f0ebfcee0070e30042fa004391bab7354954e3a66a818e"),
         (5, "2bb60c06849105305c7df5c0d6a562ebba441bbb9f16c9f3b79d8d63f0fcf94b"),
+        (6, "438e19c6c34f0f5009a8d672fefd006c5ddb400484ccfacc76305dca573b62de"),
     ];
 
     #[test]

@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::decode::{self, DONE, Reply};
 use super::library::Function;
-use super::{Redis, bytes, fcall, list, optional_bytes};
+use super::{Redis, bytes, fcall, fcall_of, list, optional_bytes};
 use crate::clock;
 use crate::id::{Incarnation, WorkerIndex};
 use crate::limits;
@@ -26,7 +26,9 @@ impl Redis {
             set.arg(self.keys.worker(index)).arg(&value[..]).arg("NX");
             set.arg("PX").arg(millis(hold));
             if self.servers.ask(&index, &set).await? != Value::Nil {
-                self.note(index).await?;
+                let mut add = redis::pipe();
+                self.note(&mut add, index);
+                self.servers.ask_all(&index, &add).await?;
                 return Ok(index);
             }
         }
@@ -39,21 +41,21 @@ impl Redis {
         hold: Duration,
     ) -> Result<bool, Error> {
         let value = record.encode()?;
-        let mut set = redis::cmd("SET");
-        set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(millis(hold)).arg("GET");
-        let before = match self.servers.ask(&index, &set).await {
+        let mut renew = redis::pipe();
+        let set = renew.cmd("SET").arg(self.keys.worker(index)).arg(&value[..]);
+        set.arg("PX").arg(millis(hold)).arg("GET");
+        // Each time: that it was a worker before does not say that the others know.
+        self.note(&mut renew, index);
+        let before = match self.servers.ask_all(&index, &renew).await {
             // What is new finds no room, but who lives must not look dead: the record there is stays.
             Err(full @ Error::Full { .. }) => {
                 let stays = self.prolong(index, hold).await?;
                 return if stays { Ok(true) } else { Err(full) };
             }
-            answer => answer?,
+            answers => answers?.into_iter().next(),
         };
-        if before == Value::Nil {
-            self.note(index).await?;
-        }
         self.servers.look_at_all().await?;
-        Ok(before != Value::Nil)
+        Ok(before.is_some_and(|before| before != Value::Nil))
     }
 
     /// Lets a record stand for longer as it is; false when there is none.
@@ -63,11 +65,10 @@ impl Redis {
         Ok(self.servers.ask(&index, &expire).await? == Value::Int(1))
     }
 
-    async fn note(&self, index: WorkerIndex) -> Result<(), Error> {
-        let mut add = redis::pipe();
-        add.cmd("SADD").arg(self.keys.workers()).arg(index.get());
-        add.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
-        self.servers.ask_all(&index, &add).await.map(drop)
+    /// Adds to `commands` what says that a worker with a record lives.
+    fn note(&self, commands: &mut redis::Pipeline, index: WorkerIndex) {
+        commands.cmd("SADD").arg(self.keys.workers()).arg(index.get());
+        commands.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
     }
 
     pub(in crate::store) async fn leave(&self, index: WorkerIndex) -> Result<(), Error> {
@@ -174,21 +175,17 @@ impl Redis {
         self.note_deaths(&[index]).await
     }
 
-    /// Notes that workers went without a farewell. When it was noticed counts, by the clock of who
-    /// has noticed: it only has to be forgotten some day.
+    /// Notes that workers went without a farewell, if they have no record. When it was noticed counts,
+    /// by the clock of who has noticed: it only has to be forgotten some day.
     async fn note_deaths(&self, dead: &[WorkerIndex]) -> Result<(), Error> {
-        let now = clock::unix_ms();
-        let kept = as_millis(limits::DEATH_MEMORY);
-        let mut note = redis::pipe();
+        let mut words = clock::unix_ms().to_be_bytes().to_vec();
+        words.extend(as_millis(limits::DEATH_MEMORY).to_be_bytes());
+        let mut keys = vec![self.keys.workers(), self.keys.deaths()];
         for index in dead {
-            // In this order: at no time is it neither a worker nor dead.
-            note.cmd("ZADD").arg(self.keys.deaths()).arg(now).arg(index.get());
-            note.cmd("SREM").arg(self.keys.workers()).arg(index.get());
+            words.extend(index.get().to_be_bytes());
+            keys.push(self.keys.worker(*index));
         }
-        let old = now.saturating_sub(kept);
-        note.cmd("ZREMRANGEBYSCORE").arg(self.keys.deaths()).arg("-inf").arg(old);
-        note.cmd("PEXPIRE").arg(self.keys.deaths()).arg(kept);
-        self.servers.ask_all(&0, &note).await.map(drop)
+        self.servers.ask(&0, &fcall_of(&keys, Function::BURY, &[words])).await.map(drop)
     }
 }
 

@@ -137,12 +137,20 @@ pub async fn events_wake(store: &Store) -> anyhow::Result<()> {
     let long = Duration::from_secs(60);
     let nothing = store.events(sample.run, &start, Duration::from_millis(1)).await?;
     ensure!(nothing.finished.is_empty() && nothing.run == Some(RunState::Open));
+    let new = EventCursor::of_new_run();
+    let nothing = store.events(sample.run, &new, Duration::from_millis(1)).await?;
+    ensure!(nothing.finished.is_empty() && nothing.run == Some(RunState::Open));
     let finish = async {
         store.commit(sample.run, &sample.finish(&[0, 1])).await?;
         store.commit(sample.run, &sample.finish(&[2])).await
     };
-    let (events, reply) = tokio::join!(store.events(sample.run, &start, long), finish);
-    let (events, _) = (events?, reply?);
+    let waiting = store.events(sample.run, &start, long);
+    let (events, at_once, reply) =
+        tokio::join!(waiting, store.events(sample.run, &new, long), finish);
+    let (events, at_once, _) = (events?, at_once?, reply?);
+    ensure!(at_once == events, "{at_once:?}, {events:?}");
+    // They may have come before it waited.
+    ensure!(store.events(sample.run, &new, long).await? == events);
     // Only the last task of the chain is pinned.
     let tasks: Vec<_> = events.finished.iter().map(|event| event.task).collect();
     ensure!(tasks == [task(2)] && !events.gap, "{events:?}");
@@ -208,6 +216,35 @@ pub async fn workers(store: &Store) -> anyhow::Result<()> {
     let all = store.workers().await?;
     ensure!(!all.iter().any(|(index, _)| [first, second].contains(index)));
     Ok(())
+}
+
+/// A worker that comes back just when others notice that its record has run out is one of all.
+pub async fn workers_come_back(store: &Store) -> anyhow::Result<()> {
+    const TIMES: u32 = 200;
+    let record = sample::worker();
+    let index = store.join(&record, limits::WORKER_LEASE).await?;
+    for time in 0..TIMES {
+        store.beat(index, &record, Duration::from_millis(1)).await?;
+        let gone = async {
+            while store.worker(index).await?.is_some() {
+                sleep(Duration::from_micros(100)).await;
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, gone).await.context("the record did not run out")??;
+        // In the middle of what others ask for, sometimes sooner and sometimes later.
+        let back = async {
+            for _ in 0..time % 4 {
+                store.worker(index).await?;
+            }
+            store.beat(index, &record, limits::WORKER_LEASE).await
+        };
+        tokio::try_join!(store.deaths(), back)?;
+        let living = store.workers().await?.iter().any(|(one, _)| *one == index);
+        let dead = store.deaths().await?.contains(&index);
+        ensure!(living && !dead, "time {time}: living {living}, dead {dead}");
+    }
+    Ok(store.leave(index).await?)
 }
 
 /// All owners together have as many permits of a task as there may be, and they run out.
