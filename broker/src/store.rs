@@ -349,6 +349,9 @@ dispatch! {
     worker(index: WorkerIndex) -> Option<WorkerRecord>;
     /// All living workers.
     workers() -> Vec<(WorkerIndex, WorkerRecord)>;
+    /// So many living workers, the next ones after this one in the order of indexes; after the last
+    /// comes the first.
+    neighbours(index: WorkerIndex, count: usize) -> Vec<(WorkerIndex, WorkerRecord)>;
     /// Workers that went without a farewell within [`crate::limits::DEATH_MEMORY`].
     deaths() -> Vec<WorkerIndex>;
     /// Everything that is stored of a run that stands still.

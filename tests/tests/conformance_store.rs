@@ -74,6 +74,7 @@ conformance!(
     runs::events_wake,
     runs::blobs,
     runs::workers,
+    runs::neighbours,
     runs::workers_come_back,
     runs::locks,
     runs::permits,

@@ -133,12 +133,8 @@ impl Takeover {
             }
         }
         if choose || !silent.is_empty() {
-            let workers = self.store.workers().await?;
-            let (before, after): (Vec<_>, Vec<_>) = workers
-                .into_iter()
-                .filter(|(index, _)| *index != self.index)
-                .partition(|(index, _)| *index < self.index);
-            *seen = after.into_iter().chain(before).take(NEIGHBOURS).collect();
+            let near = self.store.neighbours(self.index, NEIGHBOURS).await?;
+            *seen = near.into_iter().collect();
         }
         Ok(silent)
     }

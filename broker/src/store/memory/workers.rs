@@ -64,6 +64,20 @@ impl Memory {
         Ok(living.map(|(index, (record, _))| (*index, record.clone())).collect())
     }
 
+    pub(in crate::store) async fn neighbours(
+        &self,
+        index: WorkerIndex,
+        count: usize,
+    ) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
+        let (before, after): (Vec<_>, Vec<_>) = self
+            .workers()
+            .await?
+            .into_iter()
+            .filter(|(other, _)| *other != index)
+            .partition(|(other, _)| *other < index);
+        Ok(after.into_iter().chain(before).take(count).collect())
+    }
+
     pub(in crate::store) async fn admit(
         &self,
         task: &str,

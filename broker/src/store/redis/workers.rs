@@ -101,16 +101,50 @@ impl Redis {
     pub(in crate::store) async fn workers(
         &self,
     ) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
+        let all = self.members().await?;
+        self.living(&all).await
+    }
+
+    pub(in crate::store) async fn neighbours(
+        &self,
+        index: WorkerIndex,
+        count: usize,
+    ) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
+        let mut others = self.members().await?;
+        let after = others.partition_point(|other| *other <= index);
+        others.rotate_left(after);
+        others.retain(|other| *other != index);
+        let mut near = Vec::new();
+        for part in others.chunks(count.max(1)) {
+            near.extend(self.living(part).await?);
+            if near.len() >= count {
+                break;
+            }
+        }
+        near.truncate(count);
+        Ok(near)
+    }
+
+    /// The indexes of all workers that nobody has missed, in their order.
+    async fn members(&self) -> Result<Vec<WorkerIndex>, Error> {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(self.keys.workers());
         let mut indexes = indexes(self.servers.ask(&0, &members).await?)?;
         indexes.sort_unstable();
-        let mut read = redis::pipe();
-        for index in &indexes {
-            read.cmd("GET").arg(self.keys.worker(*index));
-        }
+        Ok(indexes)
+    }
+
+    /// The records of those that have one; of the others it is noted that they are dead.
+    async fn living(
+        &self,
+        indexes: &[WorkerIndex],
+    ) -> Result<Vec<(WorkerIndex, WorkerRecord)>, Error> {
         if indexes.is_empty() {
             return Ok(Vec::new());
+        }
+        let mut read = redis::pipe();
+        for index in indexes {
+            read.cmd("GET").arg(self.keys.worker(*index));
         }
         let records = self.servers.ask_all(&0, &read).await?;
         let mut living = Vec::new();

@@ -218,6 +218,39 @@ pub async fn workers(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The next workers in the order of their indexes, in a ring, without the dead.
+pub async fn neighbours(store: &Store) -> anyhow::Result<()> {
+    let record = sample::worker();
+    let mut mine = Vec::new();
+    for _ in 0..4 {
+        mine.push(store.join(&record, limits::WORKER_LEASE).await?);
+    }
+    mine.sort_unstable();
+    // Others may use the same store.
+    let all: Vec<_> = store.workers().await?.into_iter().map(|(index, _)| index).collect();
+    for of in &mine {
+        let near = store.neighbours(*of, all.len() + 1).await?;
+        let near: Vec<_> = near.into_iter().map(|(index, _)| index).collect();
+        ensure!(!near.contains(of), "itself");
+        let ring = near.iter().filter(|index| mine.contains(index)).copied();
+        let mut expected = mine.clone();
+        expected.rotate_left(mine.iter().position(|one| one == of).context("itself")? + 1);
+        expected.pop();
+        ensure!(ring.eq(expected), "{of}: {near:?} of {mine:?}");
+        let next = store.neighbours(*of, 1).await?;
+        ensure!(next.len() == 1 && next[0].0 != *of);
+        ensure!(store.neighbours(*of, 0).await?.is_empty());
+    }
+    store.bury(mine[1]).await?;
+    let near = store.neighbours(mine[0], all.len() + 1).await?;
+    ensure!(near.iter().all(|(index, _)| *index != mine[1]), "a dead one");
+    ensure!(near.iter().filter(|(index, _)| mine.contains(index)).count() == 2);
+    for index in mine {
+        store.leave(index).await?;
+    }
+    Ok(())
+}
+
 /// A worker that comes back just when others notice that its record has run out is one of all.
 pub async fn workers_come_back(store: &Store) -> anyhow::Result<()> {
     const TIMES: u32 = 200;
