@@ -43,6 +43,8 @@ pub struct WorkerBuilder {
 /// (bytes for results), `BOLTHOLE_MEMORY_WAIT` (such as `60s`: see [`WorkerBuilder::memory_wait`]),
 /// `BOLTHOLE_SPILL_DIR`, `BOLTHOLE_LEASE` (such as `5s`: see [`WorkerBuilder::lease`]),
 /// `BOLTHOLE_ORDER` (`cone`, `path` or `arrival`, in place of what suits the tasks),
+/// `BOLTHOLE_WITHOUT` (of `locality`, `sharing` and `ahead` what to do without, to see what it is
+/// worth),
 /// `BOLTHOLE_DRAIN` (such as `25s`: see [`WorkerBuilder::drain`]), `BOLTHOLE_ISOLATE` (queues whose
 /// tasks run in child processes, `*` for all), `BOLTHOLE_CHILD_MEMORY` (bytes that a child may
 /// allocate).
@@ -56,6 +58,12 @@ pub fn from_env() -> Result<WorkerBuilder> {
         options.queues = queues.split(',').map(|name| name.trim().to_owned()).collect();
     }
     options.order = parsed("BOLTHOLE_ORDER", "`cone`, `path` or `arrival`")?;
+    for tactic in variable("BOLTHOLE_WITHOUT")?.iter().flat_map(|all| all.split(',')) {
+        let tactic = tactic.parse().map_err(|error: String| {
+            Error::new(ErrorKind::Config, format!("BOLTHOLE_WITHOUT has {tactic:?}: {error}"))
+        })?;
+        options.without.push(tactic);
+    }
     if let Some(resources) = variable("BOLTHOLE_RESOURCES")? {
         for resource in resources.split(',') {
             let parts = resource.split_once('=').map(|(name, amount)| (name, amount.parse()));

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::flight::{Doubt, Kept, Key, Runnable, TaskInfo, Wanted};
-use crate::options::Order;
+use crate::options::{Order, Tactic};
 
 mod batch;
 mod commits;
@@ -174,6 +174,8 @@ pub(crate) struct Identity {
     pub(crate) queues: HashSet<String>,
     /// The order of tasks when it is not chosen here.
     pub(crate) order: Option<Order>,
+    /// What it does not do.
+    pub(crate) without: Vec<Tactic>,
     /// The most tasks that one commit finishes.
     pub(crate) tasks_per_commit: usize,
 }
@@ -475,6 +477,11 @@ impl Core {
         effects.extend(self.parcels.take_settled(now).into_iter().map(Effect::Ack));
     }
 
+    /// Whether this worker goes about it so.
+    fn does(&self, tactic: Tactic) -> bool {
+        !self.me.without.contains(&tactic)
+    }
+
     /// Whether a task of this class may run on values that are not committed.
     fn may_continue(&self, info: &TaskInfo, depth: u16) -> bool {
         let served = self.me.queues.contains(&info.class().options.queue);
@@ -482,6 +489,7 @@ impl Core {
         // order may be on their way.
         let joins = info.descriptor().inputs.len() > 1;
         let ordered = joins && self.tasks_per_slot() == 1;
-        served && !self.draining && !ordered && info.may_continue(depth)
+        let ahead = self.does(Tactic::Ahead) && !self.draining;
+        served && ahead && !ordered && info.may_continue(depth)
     }
 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) use self::holders::Holders;
 pub(crate) use self::reach::Reach;
 use crate::flight::Key;
+use crate::metrics::Number;
 use crate::values::{Found, Values};
 
 /// Tries at a peer that does not answer, and the wait between them. They are for a connection that
@@ -78,6 +79,8 @@ pub(crate) struct Inputs {
     pub(crate) holders: Holders,
     /// Results being fetched: who wants one of them too waits and finds it here.
     pub(crate) gates: Gates,
+    /// What came from other workers.
+    pub(crate) fetched_bytes: Number,
 }
 
 /// One fetch at a time for each result.
@@ -337,6 +340,7 @@ impl Inputs {
         for ((task, locator, want), result) in wants.into_iter().zip(fetched) {
             match result {
                 Ok(bytes) => {
+                    self.fetched_bytes.add(bytes.len() as u64);
                     let value = Value { bytes, typed: None };
                     self.values.keep_copy(want.key, value.clone());
                     inputs.push((task, Input::Value(value)));

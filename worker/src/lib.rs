@@ -61,5 +61,5 @@ mod turns;
 mod values;
 mod worker;
 
-pub use options::{ChildOptions, Options, Order};
+pub use options::{ChildOptions, Options, Order, Tactic};
 pub use worker::{StartError, Worker};

@@ -39,6 +39,31 @@ impl FromStr for Order {
     }
 }
 
+/// Something that workers do so that graphs end sooner, and that one can do without, to see what it
+/// is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tactic {
+    /// Tasks wait for a slot where the large results are that they use.
+    Locality,
+    /// Idle workers get half of what waits at others.
+    Sharing,
+    /// Short tasks start on results that are not committed yet.
+    Ahead,
+}
+
+impl FromStr for Tactic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "locality" => Ok(Self::Locality),
+            "sharing" => Ok(Self::Sharing),
+            "ahead" => Ok(Self::Ahead),
+            _ => Err("a tactic is `locality`, `sharing` or `ahead`".to_owned()),
+        }
+    }
+}
+
 /// Everything about a worker that is not its tasks or its servers.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -49,6 +74,8 @@ pub struct Options {
     /// The order in which tasks get slots; by default what suits them: [`Order::Path`] while they
     /// last and memory is plentiful, else [`Order::Cone`].
     pub order: Option<Order>,
+    /// What this worker does not do: for measurements. It makes nothing safer.
+    pub without: Vec<Tactic>,
     /// What tasks may ask for by name, such as `gpu`: a task runs only while as much is free as it
     /// asks for, and a worker that has too little never runs it.
     pub resources: BTreeMap<String, u32>,
@@ -111,6 +138,7 @@ impl Default for Options {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             queues: vec![DEFAULT_QUEUE.to_owned()],
             order: None,
+            without: Vec::new(),
             resources: BTreeMap::new(),
             bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             advertise: None,

@@ -28,6 +28,7 @@ pub(crate) struct Pulse {
     pub(crate) published: Number,
     pub(crate) unpublished: Number,
     pub(crate) shared: Number,
+    pub(crate) fetched_bytes: Number,
     pub(crate) parked: Number,
     pub(crate) dead_letters: Number,
     pub(crate) failed: Labelled,
@@ -87,6 +88,10 @@ impl Pulse {
             shared: counter(
                 "bolthole_tasks_shared_total",
                 "Tasks that waited here and were given to workers that had none.",
+            ),
+            fetched_bytes: counter(
+                "bolthole_fetched_bytes_total",
+                "Bytes of results that came from other workers.",
             ),
             parked: counter(
                 "bolthole_tasks_parked_total",

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Core, Describe, Effect, Flight, Stage};
 use crate::flight::Key;
+use crate::options::Tactic;
 
 /// A result below this moves to another worker in less time than its message takes.
 const LARGE_BYTES: u64 = 256 << 10;
@@ -61,7 +62,7 @@ impl Core {
         ahead: usize,
         known: &impl Describe,
     ) -> Option<Duration> {
-        if near.is_empty() || self.draining {
+        if near.is_empty() || self.draining || !self.does(Tactic::Locality) {
             return None;
         }
         let bytes = near.bytes(run, ready, known);

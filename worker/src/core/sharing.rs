@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Core, Effect, PARCEL_WORK, Stage};
 use crate::flight::Key;
+use crate::options::Tactic;
 
 /// An idle worker says so after the first of these, for the next task is often on its way: single tasks
 /// come and go in a millisecond. And then again and again, each time after twice as long, up to half a
@@ -76,7 +77,7 @@ pub(crate) struct Standing {
 impl Core {
     /// What is to be said or looked for now.
     pub(crate) fn due_sharing(&mut self, now: Instant, standing: Standing) -> Option<Effect> {
-        if self.draining {
+        if self.draining || !self.does(Tactic::Sharing) {
             return None;
         }
         let waiting = u32::try_from(standing.waiting).unwrap_or(u32::MAX);
@@ -179,5 +180,14 @@ mod tests {
         core.task_seconds = 1e-6;
         assert!(core.due_sharing(next + LOOK.1, FULL).is_none(), "not worth a message");
         assert!(core.next_sharing().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_can_do_without() {
+        let (mut core, now) = (core(), Instant::now());
+        core.me.without.push("sharing".parse().unwrap());
+        assert!(core.due_sharing(now, FULL).is_none());
+        assert!(core.due_sharing(now + SEEK.1, Standing::IDLE).is_none());
+        assert!("share".parse::<Tactic>().is_err());
     }
 }

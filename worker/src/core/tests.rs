@@ -50,6 +50,7 @@ pub(super) fn core() -> Core {
         address: "here".to_owned(),
         slots: 1,
         order: None,
+        without: Vec::new(),
         queues: ["default".to_owned()].into(),
         tasks_per_commit: limits::COMMIT_TASKS_MAX,
     })

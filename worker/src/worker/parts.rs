@@ -166,6 +166,7 @@ impl Parts {
             reach: Reach::new(self.queue.clone(), self.index),
             holders,
             gates: Gates::default(),
+            fetched_bytes: self.pulse.fetched_bytes.clone(),
         };
         Arc::new(Preparer {
             store: self.store.clone(),
@@ -232,6 +233,7 @@ impl Parts {
             slots: options.slots,
             queues: served,
             order: options.order,
+            without: options.without.clone(),
             tasks_per_commit: options.tasks_per_commit,
         })));
         let slots = self.slots(options, &core, &preparer, bodies, tasks)?;

@@ -73,7 +73,7 @@ pub(crate) async fn run(setup: &Setup, large: u32, small: u32, ms: f64) -> Resul
 }
 
 /// A run of so many tasks, from the first call to the last result.
-async fn one(client: Client, tasks: u32, ms: f64) -> Result<Duration> {
+pub(crate) async fn one(client: Client, tasks: u32, ms: f64) -> Result<Duration> {
     let began = Instant::now();
     let calls: Vec<_> = (0..tasks).map(|file| load::delayed(i64::from(file), ms / 1e3)).collect();
     let sum: i64 = client.compute(calls).await?.into_iter().sum();

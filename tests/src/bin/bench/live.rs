@@ -17,6 +17,8 @@ pub(crate) struct Live {
     peak_mib: u64,
     /// How many were written to disk.
     spills: u64,
+    /// What came from other workers.
+    fetched_mib: u64,
 }
 
 impl Live {
@@ -34,6 +36,7 @@ impl Live {
         Ok(Self {
             peak_mib: number("bolthole_held_peak_bytes")? >> 20,
             spills: number("bolthole_spills")?,
+            fetched_mib: number("bolthole_fetched_bytes_total")? >> 20,
         })
     }
 }

@@ -117,8 +117,8 @@ async fn run(flags: &Flags) -> Result<()> {
             let found = million::run(&setup, *width, *steps).await?;
             line::print(&found)
         }
-        Workload::Fleet { workers, tasks } => {
-            line::print(&fleet::run(&setup, *workers, *tasks).await?)
+        Workload::Fleet { workers, tasks, ms } => {
+            line::print(&fleet::run(&setup, *workers, *tasks, *ms).await?)
         }
         Workload::Fair { large, small, ms } => {
             line::print(&fair::run(&setup, *large, *small, *ms).await?)

@@ -42,7 +42,8 @@ Workloads and their sizes:
                       tree or random_nearest, over T rows (1000)
   fan N               one result that N tasks use, whose results one task uses
   runs R,N            R runs of N tasks each, all at once
-  fleet W,N           W workers in this process: what they cost while idle, then N independent tasks
+  fleet W,N[,MS]      W workers in this process: what they cost while idle, then N independent tasks,
+                      each of which waits MS milliseconds (0)
   fair L,S[,MS]       runs of S tasks, one after the other, while one of L tasks is running; each task
                       waits MS milliseconds (0)
   million [W,T]       a stencil of W * T tasks (1000,1000), submitted one by one";
@@ -65,7 +66,7 @@ pub(crate) enum Workload {
     Fan { tasks: u64 },
     Membound { leaves: u64, mib: usize },
     Runs { runs: u64, tasks: u64 },
-    Fleet { workers: usize, tasks: u64 },
+    Fleet { workers: usize, tasks: u32, ms: f64 },
 }
 
 /// How long a workload takes where nothing costs anything.
@@ -108,7 +109,10 @@ impl Workload {
             ("random", [n]) => Self::Random { tasks: number(n)? },
             ("fan", [n]) => Self::Fan { tasks: number(n)? },
             ("runs", [runs, n]) => Self::Runs { runs: number(runs)?, tasks: number(n)? },
-            ("fleet", [w, n]) => Self::Fleet { workers: number(w)?, tasks: number(n)? },
+            ("fleet", [w, n, rest @ ..]) if rest.len() < 2 => {
+                let ms = rest.first().map_or(Ok(0.0), |ms| number(ms))?;
+                Self::Fleet { workers: number(w)?, tasks: number(n)?, ms }
+            }
             ("fair", [large, small, rest @ ..]) if rest.len() < 2 => Self::Fair {
                 large: number(large)?,
                 small: number(small)?,
