@@ -12,6 +12,8 @@ readonly etl_answer='2013-02-04..2013-02-06 and 2013-01-23..2013-01-25: correlat
 # A linker and a C compiler are part of building with Rust (SQLite and ring are written in C).
 packages=()
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
+# Certificates for servers that speak TLS.
+command -v openssl >/dev/null || packages+=(openssl)
 deploy/local.sh install "${packages[@]}"
 
 log=$(mktemp)

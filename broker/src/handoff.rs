@@ -7,6 +7,7 @@
 //! - `link`: one connection to one peer, shared by all who fetch from it
 //! - [`fetch`]: the [`Fetcher`]: links by peer, batches, the receive budget
 //! - [`budget`]: how many bytes may be on their way at once
+//! - [`pack`]: fewer bytes over slow links
 //! - [`buffers`]: memory of large results that are gone, for those that come
 //! - [`ports`]: data ports in memory, for simulations
 //!
@@ -21,6 +22,7 @@ mod digest;
 pub mod fetch;
 pub mod frame;
 mod link;
+pub mod pack;
 pub mod ports;
 pub mod socket;
 pub mod wire;

@@ -3,6 +3,7 @@
 //! - [`RedisServer`], [`RabbitServer`]: one server each, on loopback, with a random password, its
 //!   data in a temporary folder; it can be stopped, killed, restarted on the same data, wiped.
 //! - [`RedisCluster`], [`RabbitCluster`]: three servers that are one store, or one broker.
+//! - [`tls`]: a pair that speaks TLS, and its certificate.
 //! - [`shared`]: one pair for all tests of a process, told apart by [`namespace`].
 //! - `aof`: where the commands of Redis's append-only file begin and end.
 //! - `group`: the process group that holds a server's processes and dies with this process, even
@@ -19,6 +20,7 @@ mod rabbit;
 mod rabbit_cluster;
 mod redis;
 mod redis_cluster;
+pub mod tls;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

@@ -173,6 +173,17 @@ pub enum Frame {
         /// At most [`crate::limits::HANDOFF_CHUNK_BYTES`].
         bytes: Bytes,
     },
+    /// Server: the next bytes of a result, packed with LZ4. Only to clients that take them.
+    Packed {
+        /// The request.
+        request: u32,
+        /// The key's place in it.
+        index: u32,
+        /// How many bytes they are unpacked, at most [`crate::limits::HANDOFF_CHUNK_BYTES`].
+        length: u32,
+        /// Fewer than that.
+        bytes: Bytes,
+    },
     /// Server: yes, I am.
     Pong {
         /// The request.
@@ -201,6 +212,8 @@ pub enum Frame {
 pub const PUSH: u8 = 21;
 /// See [`PUSH`].
 pub const CHUNK: u8 = 34;
+/// See [`PUSH`].
+pub const PACKED: u8 = 39;
 
 impl Frame {
     /// The byte that tells this frame's kind.
@@ -224,13 +237,16 @@ impl Frame {
             Self::Accepted { .. } => 36,
             Self::Stored { .. } => 37,
             Self::Refused { .. } => 38,
+            Self::Packed { .. } => PACKED,
         }
     }
 
     /// The bytes of a result that the frame carries, which follow its head.
     pub fn payload(&self) -> Option<&Bytes> {
         match self {
-            Self::Push { bytes, .. } | Self::Chunk { bytes, .. } => Some(bytes),
+            Self::Push { bytes, .. } | Self::Chunk { bytes, .. } | Self::Packed { bytes, .. } => {
+                Some(bytes)
+            }
             _ => None,
         }
     }
@@ -286,6 +302,11 @@ impl Frame {
             Self::NotHeld { request, index } | Self::Chunk { request, index, .. } => {
                 out.put_u32(*request);
                 out.put_u32(*index);
+            }
+            Self::Packed { request, index, length, .. } => {
+                out.put_u32(*request);
+                out.put_u32(*index);
+                out.put_u32(*length);
             }
             Self::Refused { request, reason } => {
                 out.put_u32(*request);

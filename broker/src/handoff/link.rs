@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout};
 use self::pending::{Get, Pending, Table};
 use super::Digest;
 use super::fetch::{FetchError, Pushed, Want};
-use super::frame::{CHUNK, Frame};
+use super::frame::{CHUNK, Frame, FrameError, PACKED};
+use super::pack::{TAKES_PACKED, unpack};
 use super::socket::{self, ReadHalf, Socket, WriteHalf};
 use super::wire::{FrameReader, FrameWriter, WireError};
 use crate::id::ResultKey;
@@ -44,6 +45,10 @@ impl Link {
         ended: impl FnOnce() + Send + 'static,
     ) -> Arc<Self> {
         let (outgoing, frames) = mpsc::channel(OUTGOING_MAX);
+        if socket::is_remote(&socket) {
+            // There is room for it.
+            let _ = outgoing.try_send(Frame::Cancel { request: TAKES_PACKED });
+        }
         let link = Arc::new(Self {
             table: Table::new(peer),
             outgoing,
@@ -164,6 +169,8 @@ impl Link {
             let prefix = reader.prefix().await?;
             if prefix.kind == CHUNK {
                 self.chunk(&mut reader, prefix.length).await?;
+            } else if prefix.kind == PACKED {
+                self.packed(&mut reader, prefix.length).await?;
             } else {
                 let frame = reader.frame(prefix).await?;
                 self.table.answer(&frame)?;
@@ -210,6 +217,27 @@ impl Link {
         };
         partial.expect(length)?;
         reader.append(partial.buffer(), length).await?;
+        partial.absorb(length);
+        self.table.put_partial(request, index, partial);
+        Ok(())
+    }
+
+    /// The same of one that is packed.
+    async fn packed(
+        &self,
+        reader: &mut FrameReader<ReadHalf>,
+        length: usize,
+    ) -> Result<(), WireError> {
+        let packed = length.checked_sub(12).ok_or(FrameError::Malformed(PACKED))?;
+        let (request, index) = (reader.number().await?, reader.number().await?);
+        let length = reader.number().await? as usize;
+        let Some(mut partial) = self.table.take_partial(request, index) else {
+            return reader.skip(packed).await;
+        };
+        partial.expect(length)?;
+        let mut bytes = Vec::with_capacity(packed);
+        reader.append(&mut bytes, packed).await?;
+        unpack(&bytes, length, partial.buffer())?;
         partial.absorb(length);
         self.table.put_partial(request, index, partial);
         Ok(())

@@ -25,6 +25,11 @@ pub type ReadHalf = Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>;
 /// What of it is written.
 pub type WriteHalf = Either<tcp::OwnedWriteHalf, unix::OwnedWriteHalf>;
 
+/// Whether the peer may be on another machine.
+pub fn is_remote(socket: &Socket) -> bool {
+    matches!(socket, Either::Left(_))
+}
+
 /// The two halves of a connection, each to be used by itself.
 pub fn split(socket: Socket) -> (ReadHalf, WriteHalf) {
     match socket {

@@ -44,7 +44,15 @@ impl RabbitServer {
     /// # Errors
     /// When `rabbitmq-server` is not installed or does not come up; the message ends with its log.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_as(Settings::new()?, true)
+        Self::start_with(&[])
+    }
+
+    /// The same with further lines of its configuration.
+    ///
+    /// # Errors
+    /// As for [`RabbitServer::start`].
+    pub(super) fn start_with(config: &[String]) -> anyhow::Result<Self> {
+        Self::start_as(Settings { config: config.join("\n"), ..Settings::new()? }, true)
     }
 
     /// Starts a server that joins the cluster of another one, with the same user.
@@ -187,6 +195,8 @@ struct Settings {
     cookie: String,
     /// The node whose cluster it joins.
     first: Option<String>,
+    /// Further lines of the configuration.
+    config: String,
 }
 
 impl Settings {
@@ -199,6 +209,7 @@ impl Settings {
             password: random_hex(16),
             cookie: random_hex(16),
             first: None,
+            config: String::new(),
         })
     }
 
@@ -234,6 +245,7 @@ impl Settings {
                 self.node()
             )?;
         }
+        writeln!(config, "{}", self.config)?;
         fs::write(folder.join("rabbitmq.conf"), config)?;
         fs::write(folder.join("enabled_plugins"), "[].\n")?;
         fs::write(folder.join("empty.conf"), "")?;

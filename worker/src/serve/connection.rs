@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 
 use bolthole_broker::handoff::Frame;
 use bolthole_broker::handoff::frame::PUSH;
+use bolthole_broker::handoff::pack::TAKES_PACKED;
 use bolthole_broker::handoff::socket::{self, ReadHalf, Socket};
 use bolthole_broker::handoff::wire::{FrameReader, FrameWriter, WireError};
 use bolthole_broker::id::ResultKey;
@@ -68,8 +69,10 @@ impl Request {
 pub(super) async fn serve(socket: Socket, shared: &Shared) -> Result<(), WireError> {
     let (read, write) = socket::split(socket);
     let (answers, queue) = mpsc::channel(ANSWERS_MAX);
+    let packs = AtomicBool::new(false);
     let reading = Reading {
         shared,
+        packs: &packs,
         answers,
         places: Arc::new(Semaphore::new(HANDOFF_REQUESTS_MAX)),
         requests: HashMap::new(),
@@ -78,13 +81,15 @@ pub(super) async fn serve(socket: Socket, shared: &Shared) -> Result<(), WireErr
     };
     tokio::select! {
         ended = reading.run(FrameReader::new(read, HANDOFF_STALL)) => ended,
-        ended = send::run(FrameWriter::new(write, HANDOFF_STALL), queue, shared) => ended,
+        ended = send::run(FrameWriter::new(write, HANDOFF_STALL), queue, shared, &packs) => ended,
     }
 }
 
 /// The reading half of a connection.
 struct Reading<'a> {
     shared: &'a Shared,
+    /// The peer takes packed pieces.
+    packs: &'a AtomicBool,
     answers: mpsc::Sender<Answer>,
     places: Arc<Semaphore>,
     requests: HashMap<u32, Weak<Request>>,
@@ -117,6 +122,10 @@ impl Reading<'_> {
     async fn act(&mut self, frame: Frame) -> Result<(), WireError> {
         match frame {
             Frame::Get { request, keys } => self.get(request, keys).await,
+            Frame::Cancel { request: TAKES_PACKED } => {
+                self.packs.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             Frame::Cancel { request } => {
                 self.offers.cancel(request);
                 if let Some(request) = self.requests.remove(&request).and_then(|it| it.upgrade()) {

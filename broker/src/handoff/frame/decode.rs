@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 
-use super::{CHUNK, Frame, FrameError, KEY_BYTES, MAGIC, NONCE_BYTES, PREFIX_BYTES, PUSH, Reason};
+use super::{
+    CHUNK, Frame, FrameError, KEY_BYTES, MAGIC, NONCE_BYTES, PACKED, PREFIX_BYTES, PUSH, Reason,
+};
 use crate::handoff::Digest;
 use crate::id::{Incarnation, ResultKey, RunId, TaskId};
 use crate::limits::{HANDOFF_CHUNK_BYTES, HANDOFF_KEYS_MAX};
@@ -63,6 +65,7 @@ const fn body_max(kind: u8) -> Option<usize> {
         1..=5 | 17 | 18 | 20 | 32 | 33 | 35..=38 => 64,
         PUSH => 4 + HANDOFF_CHUNK_BYTES,
         CHUNK => 8 + HANDOFF_CHUNK_BYTES,
+        PACKED => 12 + HANDOFF_CHUNK_BYTES,
         _ => return None,
     })
 }
@@ -115,6 +118,12 @@ impl Fields<'_> {
             36 => Frame::Accepted { request: self.number()? },
             37 => Frame::Stored { request: self.number()? },
             38 => Frame::Refused { request: self.number()?, reason: self.reason()? },
+            PACKED => Frame::Packed {
+                request: self.number()?,
+                index: self.number()?,
+                length: self.number()?,
+                bytes: self.bytes(),
+            },
             kind => return Err(FrameError::Unknown(kind)),
         })
     }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bolthole::Client;
+use bolthole_tests::servers::tls::Certificate;
 use clap::Parser;
 
 use line::{Counts, Line};
@@ -56,6 +57,9 @@ struct Flags {
     /// A variable for the workers, as NAME=VALUE, such as `BOLTHOLE_ORDER=arrival`
     #[arg(long = "env", value_parser = variable)]
     variables: Vec<(String, String)>,
+    /// Reach both servers by TLS
+    #[arg(long, conflicts_with = "embedded")]
+    tls: bool,
     /// Everything in this process, without servers
     #[arg(long, conflicts_with = "cluster")]
     embedded: bool,
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         let flags = Flags::parse();
         match flags.workload.as_str() {
             "worker" => setup::work(),
+            _ if flags.tls && Certificate::trusted().is_none() => setup::again_with_trust(),
             _ => run(&flags),
         }
     };

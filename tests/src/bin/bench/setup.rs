@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use bolthole::Client;
 use bolthole_tests::bench::usage;
 use bolthole_tests::cluster::{Cluster, Member};
+use bolthole_tests::servers::tls::{Certificate, TRUST, TlsPair};
 use bolthole_tests::servers::{Pair, RabbitServer, RedisOptions, RedisServer};
+use tokio::task::spawn_blocking;
 
 use crate::live::Live;
 
@@ -44,8 +47,7 @@ impl Setup {
             let client = Client::embedded_builder().slots(slots).start().await?;
             return Ok(Self { client, cluster: None });
         }
-        let servers = tokio::task::spawn_blocking(servers).await??;
-        let cluster = Cluster::new(std::env::current_exe()?, &servers)?;
+        let (servers, cluster) = spawn_blocking(start).await??;
         let slots = slots.to_string();
         let mut environment = vec![("BOLTHOLE_SLOTS", slots.as_str()), ("RUST_LOG", "info")];
         environment.extend(unbatched.then_some((UNBATCHED, "1")));
@@ -108,6 +110,29 @@ impl Setup {
         let roles = self.roles().into_iter();
         roles.map(|(role, processes)| (role, usage::peak_rss_mib(&processes))).collect()
     }
+}
+
+/// The servers, by TLS if this process has a certificate for that, and a namespace on them.
+fn start() -> Result<(Pair, Cluster)> {
+    let program = std::env::current_exe()?;
+    if let Some(certificate) = Certificate::trusted() {
+        let TlsPair { servers, amqp_url, redis_url } = TlsPair::start(&certificate)?;
+        return Ok((servers, Cluster::at(program, amqp_url, redis_url)?));
+    }
+    let servers = servers()?;
+    let cluster = Cluster::new(program, &servers)?;
+    Ok((servers, cluster))
+}
+
+/// Runs this program again with a certificate that it trusts: a process reads once whom it trusts.
+pub(crate) fn again_with_trust() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificate = Certificate::make(folder.path())?;
+    let mut again = Command::new(std::env::current_exe()?);
+    again.args(std::env::args_os().skip(1)).env(TRUST, certificate.file());
+    let status = again.status()?;
+    ensure!(status.success(), "{status}");
+    Ok(())
 }
 
 /// Redis without its append-only file, as the other systems are measured.

@@ -1,6 +1,7 @@
 //! Results that arrive, and the order in which they do.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bolthole_broker::handoff::auth::greet;
 use bolthole_broker::handoff::frame::{CHUNK, Reason};
@@ -9,7 +10,7 @@ use bolthole_broker::handoff::{FetchError, Frame, Pushed};
 use bolthole_broker::limits::{HANDOFF_CHUNK_BYTES, HANDOFF_STALL};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 
@@ -256,4 +257,40 @@ async fn fetches_share_what_a_failed_dial_found() {
         assert!(matches!(results[0], Err(FetchError::Auth { .. })), "{results:?}");
     }
     until(|| port.server.stats().rejected == 1).await;
+}
+
+/// Forwards connections to `to`, towards the client no more than 64 MB/s, and counts those bytes.
+async fn slow_line(to: String) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let passed = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&passed);
+    tokio::spawn(async move {
+        let (near, _) = listener.accept().await.unwrap();
+        let far = TcpStream::connect(to).await.unwrap();
+        let (mut near_read, mut near_write) = near.into_split();
+        let (mut far_read, mut far_write) = far.into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut near_read, &mut far_write).await });
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = far_read.read(&mut bytes).await {
+            near_write.write_all(&bytes[..read]).await.unwrap();
+            count.fetch_add(read as u64, Ordering::Relaxed);
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    (addr, passed)
+}
+
+#[tokio::test]
+async fn over_a_slow_line_results_are_packed() {
+    const LARGE: usize = 32 << 20;
+    let port = Port::open().await;
+    let text: Bytes = b"2026-11-23,Aachen,17.4;".iter().copied().cycle().take(LARGE).collect();
+    let wants = vec![port.put(1, &text), port.put(2, &bytes(100)), port.put(3, &text)];
+    let (addr, passed) = slow_line(port.peer.addr.clone()).await;
+    let far = Peer { addr, incarnation: port.peer.incarnation };
+    let results = soon(fetcher().fetch(&far, wants)).await;
+    assert_eq!(results, [Ok(text.clone()), Ok(bytes(100)), Ok(text)]);
+    let passed = usize::try_from(passed.load(Ordering::Relaxed)).unwrap();
+    assert!(passed < LARGE, "{passed} bytes for two results of {LARGE}");
 }
