@@ -47,7 +47,7 @@ pub(super) fn encoded(bytes: Bytes) -> Result<Bytes, EncodeError> {
     // Not twice as much, as it would grow by itself.
     own.reserve_exact(head.len());
     own.splice(..0, head);
-    Ok(own.into())
+    Ok(buffers::freeze(own))
 }
 
 /// The encoding of a byte string that others have, too.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use bolthole_broker::handoff::auth::{greet, welcome};
 use bolthole_broker::handoff::frame::{CHUNK, PREFIX_BYTES, PUSH, Prefix};
+use bolthole_broker::handoff::pack::unpack;
 use bolthole_broker::handoff::wire::{FrameReader, WireError};
 use bolthole_broker::handoff::{ClusterSecret, Frame, HandoffKey};
 use bolthole_broker::id::Incarnation;
@@ -99,6 +100,11 @@ pub fn frames(input: &[u8]) {
             let prefix = Prefix::parse(*prefix).expect("what was written is in bounds");
             assert_eq!(prefix.length, body.len());
             assert_eq!(Frame::decode(prefix.kind, body).as_ref(), Ok(&frame));
+            if let Frame::Packed { length, bytes, .. } = &frame {
+                let (length, mut unpacked) = (*length as usize, Vec::new());
+                let right = unpack(bytes, length, &mut unpacked).is_ok();
+                assert!(!right || unpacked.len() == length, "as long as it says");
+            }
             read.push(frame);
         }
     });

@@ -48,9 +48,11 @@ impl Setup {
             return Ok(Self { client, cluster: None });
         }
         let (servers, cluster) = spawn_blocking(start).await??;
+        let trust = std::env::var(TRUST).ok();
         let slots = slots.to_string();
         let mut environment = vec![("BOLTHOLE_SLOTS", slots.as_str()), ("RUST_LOG", "info")];
         environment.extend(unbatched.then_some((UNBATCHED, "1")));
+        environment.extend(trust.as_deref().map(|file| (TRUST, file)));
         environment.extend(variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let (mut members, mut health) = (Vec::new(), Vec::new());
         for number in 0..workers {
