@@ -1,7 +1,7 @@
 //! The command `bolthole` against servers that are well, wrong, or not there.
 #![cfg(test)]
 
-use bolthole::task;
+use bolthole::{Client, task};
 use bolthole_broker::call::States;
 use bolthole_broker::clock;
 use bolthole_broker::handoff::ClusterSecret;
@@ -9,6 +9,7 @@ use bolthole_broker::limits::WORKER_LEASE;
 use bolthole_broker::queue::Queue;
 use bolthole_broker::registry::Registry;
 use bolthole_broker::store::{Redis, Store, WorkerRecord};
+use bolthole_tests::cluster::PATIENCE;
 use bolthole_tests::servers::{RedisOptions, RedisServer, namespace, shared};
 use bolthole_worker::{Options, Worker};
 
@@ -214,6 +215,68 @@ async fn rights_that_are_missing_are_named() {
     outcome.never_says("of-the-weak");
 }
 
+#[task]
+fn odd(number: u64) -> Result<u64, String> {
+    if number % 2 == 1 { Ok(number) } else { Err(format!("{number}\u{1b}[2J is not odd")) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_and_workers_are_listed_and_shown() {
+    let (amqp, redis, namespace) = (shared().rabbit.url(), shared().redis.url(), namespace());
+    let at = ["--redis-url", &redis, "--namespace", &namespace];
+    let ask = async |words: &[&str]| bolthole(&[words, &at].concat()).await;
+    ask(&["ps", "--all"]).await.says(&["There is no run."]);
+    ask(&["workers"]).await.says(&["There is no worker"]);
+    assert_eq!(ask(&["show", "nightly"]).await.code, 1);
+
+    let client = Client::builder(&amqp, &redis).namespace(&namespace).secret(SECRET).unwrap();
+    let client = client.connect().await.unwrap();
+    let waiting = client.run("a\u{1b}[2J b").open().await.unwrap();
+    let handle = double::submit(&waiting, double::delayed(4)).await.unwrap();
+    let listed = || async {
+        let listed = ask(&["ps"]).await;
+        listed.text.contains("0 of 2").then_some(listed)
+    };
+    let listed = soon(listed).await;
+    listed.says(&[&waiting.id().to_string(), "open", "0 of 2", "a\\u{1b}[2J b"]);
+    let shown = ask(&["show", &waiting.id().to_string()]).await;
+    shown.says(&["tasks", "finished", "ready", "waiting", "name"]);
+    shown.says(&["2", "0", "0", "0", "0", "1", "1", "double"]);
+
+    let worker = worker(&namespace).await;
+    assert_eq!(handle.result().await.unwrap(), 16);
+    waiting.close().await.unwrap();
+    waiting.wait().await.unwrap();
+    ask(&["workers"]).await.says(&["127.0.0.1:", "2", "default"]);
+    ask(&["workers", "--json"]).await.says(&["\"slots\":2", "\"queues\":[\"default\"]"]);
+    ask(&["ps"]).await.says(&["1 have ended"]);
+    let run = client.run("parity");
+    let parity = run.compute(vec![odd::delayed(1), odd::delayed(2), odd::delayed(3)]).await;
+    assert!(parity.is_err());
+    let shown = ask(&["show", "parity"]).await;
+    assert_eq!(shown.code, 0, "{}", shown.text);
+    shown.says(&["failed, begun", "failed first"]);
+    shown.says(&["failed", "odd", "2\\u{1b}[2J is not odd"]);
+    shown.never_says("\u{1b}");
+    let json = ask(&["show", "parity", "--json"]).await;
+    json.says(&["\"state\":\"failed\"", "\"tasks\":3", "\"failed\":1", "is not odd"]);
+    ask(&["ps", "--all"]).await.says(&["parity", "1 failed"]);
+    worker.stop().await;
+}
+
+/// Asks again until there is an answer.
+async fn soon<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+    let looking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("no answer in time")
+}
+
 #[tokio::test]
 async fn versions_of_program_and_formats_are_shown() {
     let text = bolthole(&["version"]).await;
@@ -227,7 +290,7 @@ async fn versions_of_program_and_formats_are_shown() {
 
 #[tokio::test]
 async fn every_verb_has_a_help_with_examples_and_nonsense_is_no_success() {
-    for verb in ["doctor", "version"] {
+    for verb in ["doctor", "version", "ps", "show", "workers"] {
         let help = bolthole(&[verb, "--help"]).await;
         assert_eq!(help.code, 0);
         help.says(&["Examples:"]);

@@ -4,5 +4,8 @@ pub(crate) mod doctor;
 pub(crate) mod du;
 pub(crate) mod fsck;
 pub(crate) mod gc;
+pub(crate) mod ps;
 mod report;
+pub(crate) mod show;
 pub(crate) mod version;
+pub(crate) mod workers;

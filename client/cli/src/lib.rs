@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `cmd` | one file for each verb |
 //! | `servers` | how servers are named on the command line and in the environment |
+//! | `words` | how things are said to people |
 //! | `json` | the little JSON that scripts are given |
 
 #![cfg_attr(
@@ -19,6 +20,7 @@
 mod cmd;
 mod json;
 mod servers;
+mod words;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -39,7 +41,10 @@ enum Verb {
     Du(cmd::du::Du),
     Fsck(cmd::fsck::Fsck),
     Gc(cmd::gc::Gc),
+    Ps(cmd::ps::Ps),
+    Show(cmd::show::Show),
     Version(cmd::version::Version),
+    Workers(cmd::workers::Workers),
 }
 
 /// Runs the command whose arguments these are, the first of them its own name. Needs a tokio
@@ -55,6 +60,9 @@ where
             Verb::Du(du) => du.run(out).await,
             Verb::Fsck(fsck) => fsck.run(out).await,
             Verb::Gc(gc) => gc.run(out).await,
+            Verb::Ps(ps) => ps.run(out).await,
+            Verb::Show(show) => show.run(out).await,
+            Verb::Workers(workers) => workers.run(out).await,
             Verb::Version(version) => version.run(out).map(|()| 0),
         },
         Err(usage) => {
