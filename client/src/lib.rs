@@ -10,6 +10,7 @@
 //! | [`submit`], [`submission`] | where calls may be submitted one by one |
 //! | [`outputs`], [`gather`], [`completed`] | results: one, many, as they come |
 //! | [`embedded`], [`worker`] | a cluster in this process; this program as a worker |
+//! | [`draw`] | pictures of graphs |
 //! | [`error`] | what can go wrong, and what to do |
 //! | [`testing`] | running a graph in order, here; or on a simulated cluster with faults |
 //!
@@ -33,6 +34,8 @@ pub mod completed;
 pub mod compute;
 mod core;
 pub mod delayed;
+#[cfg(feature = "draw")]
+pub mod draw;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod error;

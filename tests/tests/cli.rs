@@ -1,7 +1,7 @@
 //! The command `bolthole` against servers that are well, wrong, or not there.
 #![cfg(test)]
 
-use bolthole::{Client, task};
+use bolthole::{Client, RunState, task};
 use bolthole_broker::call::States;
 use bolthole_broker::clock;
 use bolthole_broker::handoff::ClusterSecret;
@@ -261,6 +261,16 @@ async fn runs_and_workers_are_listed_and_shown() {
     let json = ask(&["show", "parity", "--json"]).await;
     json.says(&["\"state\":\"failed\"", "\"tasks\":3", "\"failed\":1", "is not odd"]);
     ask(&["ps", "--all"]).await.says(&["parity", "1 failed"]);
+
+    let endless = client.run("endless").open().await.unwrap();
+    let cancel = ["cancel", "endless", "--reason", "enough\u{7}", "--amqp-url", &amqp];
+    let cancelled = ask(&cancel).await;
+    assert_eq!(cancelled.code, 0, "{}", cancelled.text);
+    cancelled.says(&["run endless is cancelled"]);
+    assert_eq!(endless.wait().await.unwrap().state, RunState::Cancelled);
+    ask(&cancel).await.says(&["endless", "cancelled"]);
+    ask(&["show", "endless"]).await.says(&["cancelled", "enough\\u{7}"]);
+    assert_eq!(ask(&["cancel", "nothing"]).await.code, 1);
     worker.stop().await;
 }
 
@@ -290,7 +300,7 @@ async fn versions_of_program_and_formats_are_shown() {
 
 #[tokio::test]
 async fn every_verb_has_a_help_with_examples_and_nonsense_is_no_success() {
-    for verb in ["doctor", "version", "ps", "show", "workers"] {
+    for verb in ["cancel", "doctor", "version", "ps", "show", "workers"] {
         let help = bolthole(&[verb, "--help"]).await;
         assert_eq!(help.code, 0);
         help.says(&["Examples:"]);

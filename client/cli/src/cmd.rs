@@ -1,5 +1,6 @@
 //! The verbs. Each is a structure of its flags with a function that writes to the given output.
 
+pub(crate) mod cancel;
 pub(crate) mod doctor;
 pub(crate) mod du;
 pub(crate) mod fsck;

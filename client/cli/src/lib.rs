@@ -37,6 +37,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Cancel(cmd::cancel::Cancel),
     Doctor(cmd::doctor::Doctor),
     Du(cmd::du::Du),
     Fsck(cmd::fsck::Fsck),
@@ -56,6 +57,7 @@ where
 {
     let written = match Cli::try_parse_from(args) {
         Ok(cli) => match cli.verb {
+            Verb::Cancel(cancel) => cancel.run(out).await,
             Verb::Doctor(doctor) => doctor.run(out).await,
             Verb::Du(du) => du.run(out).await,
             Verb::Fsck(fsck) => fsck.run(out).await,

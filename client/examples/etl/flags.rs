@@ -38,6 +38,9 @@ pub(crate) struct Flags {
     /// Let every task sleep this many milliseconds as well: time to watch, or to kill something
     #[arg(long, value_name = "MS", conflicts_with = "worker", default_value_t = 0)]
     pub(crate) hold: u64,
+    /// Where to draw the graph: a file that ends with .svg or .dot
+    #[arg(long, value_name = "FILE", conflicts_with = "worker", default_value = "etl.svg")]
+    pub(crate) picture: PathBuf,
     /// Name the run: the same command again attaches to it
     #[arg(long, value_name = "NAME", conflicts_with = "worker")]
     pub(crate) run: Option<String>,

@@ -90,6 +90,7 @@ fn main() -> Result<()> {
         .map(|(i, j)| compare::delayed(&rolled[i], &rolled[j]))
         .collect();
     let best = reduction::delayed(compared);
+    best.visualize(&flags.picture)?;
 
     let client = if flags.cluster { Client::from_env()? } else { Client::embedded()? };
     let run = match flags.run {

@@ -26,9 +26,7 @@ impl Redis {
             set.arg(self.keys.worker(index)).arg(&value[..]).arg("NX");
             set.arg("PX").arg(millis(hold));
             if self.servers.ask(&index, &set).await? != Value::Nil {
-                let mut add = redis::pipe();
-                self.note(&mut add, index);
-                self.servers.ask_all(&index, &add).await?;
+                self.note(index).await?;
                 return Ok(index);
             }
         }
@@ -41,21 +39,20 @@ impl Redis {
         hold: Duration,
     ) -> Result<bool, Error> {
         let value = record.encode()?;
-        let mut renew = redis::pipe();
-        let set = renew.cmd("SET").arg(self.keys.worker(index)).arg(&value[..]);
-        set.arg("PX").arg(millis(hold)).arg("GET");
-        // Each time: that it was a worker before does not say that the others know.
-        self.note(&mut renew, index);
-        let before = match self.servers.ask_all(&index, &renew).await {
+        let mut set = redis::cmd("SET");
+        set.arg(self.keys.worker(index)).arg(&value[..]).arg("PX").arg(millis(hold)).arg("GET");
+        let before = match self.servers.ask(&index, &set).await {
             // What is new finds no room, but who lives must not look dead: the record there is stays.
             Err(full @ Error::Full { .. }) => {
                 let stays = self.prolong(index, hold).await?;
                 return if stays { Ok(true) } else { Err(full) };
             }
-            answers => answers?.into_iter().next(),
+            answer => answer?,
         };
+        // Each time: that it was a worker before does not say that the others know.
+        self.note(index).await?;
         self.servers.look_at_all().await?;
-        Ok(before.is_some_and(|before| before != Value::Nil))
+        Ok(before != Value::Nil)
     }
 
     /// Lets a record stand for longer as it is; false when there is none.
@@ -65,10 +62,12 @@ impl Redis {
         Ok(self.servers.ask(&index, &expire).await? == Value::Int(1))
     }
 
-    /// Adds to `commands` what says that a worker with a record lives.
-    fn note(&self, commands: &mut redis::Pipeline, index: WorkerIndex) {
-        commands.cmd("SADD").arg(self.keys.workers()).arg(index.get());
-        commands.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
+    /// Says that a worker with a record lives.
+    async fn note(&self, index: WorkerIndex) -> Result<(), Error> {
+        let mut add = redis::pipe();
+        add.cmd("SADD").arg(self.keys.workers()).arg(index.get());
+        add.cmd("ZREM").arg(self.keys.deaths()).arg(index.get());
+        self.servers.ask_all(&index, &add).await.map(drop)
     }
 
     pub(in crate::store) async fn leave(&self, index: WorkerIndex) -> Result<(), Error> {

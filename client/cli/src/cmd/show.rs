@@ -61,7 +61,7 @@ impl Show {
 }
 
 /// The run of a name, or of an id.
-async fn find(store: &Store, name: &str) -> Result<Option<RunId>, Error> {
+pub(super) async fn find(store: &Store, name: &str) -> Result<Option<RunId>, Error> {
     match store.find(name).await? {
         Some(run) => Ok(Some(run)),
         None => Ok(name.parse().ok()),
