@@ -41,7 +41,6 @@ pub struct Drawing {
     boxes: Vec<Shape>,
     /// From the box of a result to the box that uses it; each once, none to itself.
     arrows: Vec<(u32, u32)>,
-    calls: u64,
 }
 
 /// A box.
@@ -77,9 +76,13 @@ impl Drawing {
             .zip(&plan.nodes)
             .flat_map(|(place, node)| node.inputs.iter().map(move |input| (*input, place)))
             .collect();
-        let calls = boxes.len() as u64;
-        let whole = Self { boxes, arrows, calls };
+        let whole = Self { boxes, arrows };
         Ok(if whole.boxes.len() > BOXES_MAX { whole.by_name() } else { whole })
+    }
+
+    /// How many calls it stands for.
+    fn calls(&self) -> u64 {
+        self.boxes.iter().map(|shape| shape.calls).sum()
     }
 
     /// As SVG: one file, which needs no other, in colours that those can tell apart who see few.

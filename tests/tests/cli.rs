@@ -270,6 +270,8 @@ async fn runs_and_workers_are_listed_and_shown() {
     assert_eq!(endless.wait().await.unwrap().state, RunState::Cancelled);
     ask(&cancel).await.says(&["endless", "cancelled"]);
     ask(&["show", "endless"]).await.says(&["cancelled", "enough\\u{7}"]);
+    // JSON has an escape of its own.
+    ask(&["show", "endless", "--json"]).await.says(&["\"reason\":\"enough\\u0007\""]);
     assert_eq!(ask(&["cancel", "nothing"]).await.code, 1);
     worker.stop().await;
 }

@@ -36,11 +36,11 @@ pub(crate) fn state(state: RunState) -> &'static str {
     }
 }
 
-/// Why a run ended early, if it did.
+/// Why a run ended early, if it did; in words that may be its user's.
 pub(crate) fn reason(status: &RunStatus) -> Option<String> {
     status.reason.as_ref().map(|reason| match reason {
         Reason::Task(task) => format!("task {task} failed first"),
-        Reason::Cancelled(why) => harmless(why),
+        Reason::Cancelled(why) => why.clone(),
     })
 }
 

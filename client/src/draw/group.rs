@@ -23,6 +23,6 @@ impl Drawing {
         let arrows = arrows.map(|(from, to)| (place_of[*from as usize], place_of[*to as usize]));
         // Those within a box say nothing that its number does not.
         let arrows: BTreeSet<(u32, u32)> = arrows.filter(|(from, to)| from != to).collect();
-        Self { boxes, arrows: arrows.into_iter().collect(), calls: self.calls }
+        Self { boxes, arrows: arrows.into_iter().collect() }
     }
 }

@@ -71,7 +71,7 @@ fn arrow(out: &mut String, (x, y): (f64, f64), (to_x, to_y): (f64, f64)) -> std:
 }
 
 fn title(drawing: &Drawing) -> String {
-    match drawing.calls {
+    match drawing.calls() {
         1 => "A graph of one call".to_owned(),
         calls => format!("A graph of {calls} calls"),
     }

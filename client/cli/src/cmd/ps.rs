@@ -66,7 +66,7 @@ fn write_text(out: &mut impl Write, runs: &[(RunId, RunStatus)], all: usize) -> 
             write!(out, ", {} failed", status.failed)?;
         }
         match words::reason(status) {
-            Some(reason) => writeln!(out, " ({reason})")?,
+            Some(reason) => writeln!(out, " ({})", words::harmless(&reason))?,
             None => writeln!(out)?,
         }
     }

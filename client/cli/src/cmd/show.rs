@@ -86,16 +86,15 @@ fn write_text(out: &mut impl Write, shown: &Shown) -> io::Result<()> {
     writeln!(out, "run {run}{name}")?;
     write!(out, "{}, begun {} ago", words::state(status.state), words::short(words::age(*run)))?;
     match words::reason(status) {
-        Some(reason) => writeln!(out, ": {reason}")?,
+        Some(reason) => writeln!(out, ": {}", words::harmless(&reason))?,
         None => writeln!(out)?,
     }
-    let columns = ["tasks", "finished", "failed", "skipped", "at work", "ready", "waiting"];
+    let all = Count::sum(tally.names.iter().map(|(_, count)| count));
     writeln!(out)?;
-    for column in columns {
-        write!(out, "{column:>9}")?;
+    for (column, _) in all.columns() {
+        write!(out, "{:>9}", column.replace('_', " "))?;
     }
     writeln!(out, "  name")?;
-    let all = Count::sum(tally.names.iter().map(|(_, count)| count));
     for (name, count) in &tally.names {
         line(out, count, &words::harmless(name))?;
     }

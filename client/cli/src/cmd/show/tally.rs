@@ -71,13 +71,16 @@ struct Pending {
 impl Tally {
     pub(super) async fn read(store: &Store, run: RunId) -> Result<Self, Error> {
         let mut tally = Self::default();
+        let workers = store.workers().await?.into_iter();
+        let of_run = workers.flat_map(|(_, record)| record.in_flight).filter(|(of, _)| *of == run);
+        let mut pending = Pending {
+            at_work: of_run.flat_map(|(_, tasks)| tasks).collect(),
+            ready: HashSet::new(),
+        };
         for segment in store.segments(run).await? {
             let Some(states) = store.states(run, segment).await? else { continue };
-            let ready = store.ready(run, segment).await?.iter().map(|ready| ready.task).collect();
-            let workers = store.workers().await?.into_iter();
-            let of_run = workers.flat_map(|(_, record)| record.in_flight);
-            let at_work = of_run.filter(|(of, _)| *of == run).flat_map(|(_, tasks)| tasks);
-            let pending = Pending { at_work: at_work.collect(), ready };
+            let ready = store.ready(run, segment).await?;
+            pending.ready = ready.iter().map(|ready| ready.task).collect();
             let chunks = u32::try_from(states.len().div_ceil(CHUNK_TASKS)).unwrap_or(u32::MAX);
             let places: Vec<(u32, u32)> = (0..chunks).map(|chunk| (segment, chunk)).collect();
             for some in places.chunks(CHUNKS_MAX) {
